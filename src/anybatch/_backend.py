@@ -1,0 +1,128 @@
+"""The whole contract that a plugin fulfils: Backend and Session.
+
+A backend opens a model and yields a session; a session says which batch sizes it takes and executes exactly one of them.
+Everything about arbitrary requests (splitting, padding, trimming, checking, counting, threads) is the core's.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+from anybatch._batching import Batching
+from anybatch._errors import InputError
+from anybatch._tensors import Array, ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+Model: TypeAlias = "Path | bytes | onnx.ModelProto"
+
+
+@runtime_checkable
+class Session(Protocol):
+    """One model opened on one device, with its compiled batch sizes."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's inputs and outputs; the same object for the session's whole life."""
+        ...
+
+    @property
+    def batching(self) -> Batching:
+        """What one launch may be; the same for the session's whole life."""
+        ...
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many `execute` calls may be in progress at once, from different threads; None for any number.
+
+        The core never exceeds it. 1 is right for a runtime that is not thread-safe; an accelerator with k buffer sets says k.
+        """
+        ...
+
+    def execute(self, inputs: Mapping[str, Array], gear: int, out: Mapping[str, Array] | None = None) -> Mapping[str, Array]:
+        """Execute once. As many rows come back as went in.
+
+        Args:
+            inputs: every input, checked, in native byte order, C-contiguous and aligned, perhaps read-only. They are the
+                caller's memory: never write to them, never keep them after returning. Batched ones have exactly
+                `gear` rows; where the batching pads by itself (``Gears(pads=True)``, ``MultipleOf``), from 1 to `gear`, and
+                the rows up to `gear` must be zeros to the model, whatever an earlier launch left there.
+            gear: the batch size to run: one of the gears, a multiple, or any number, as `batching` says.
+            out: None, or for some of the outputs a writable C-contiguous array of the result's dtype and shape. An
+                offer: write there and return that array, or ignore it and return another.
+
+        Returns:
+            One array per output, dtype and shape as in the spec, with as many rows as the inputs have. Arrays that
+            were not offered belong to the caller from now on; they share no memory with the inputs, with one
+            another or with anything the session will write again.
+
+        Raises:
+            DeviceError: the runtime failed. The session stays usable, or raises DeviceError again on the next call.
+            ClosedError: `close` was called before.
+            InputError: `gear` is none of its sizes, or the rows do not fit it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything. Twice is fine. The core calls it only while no `execute` is in progress."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A plugin's entry: opens models on one kind of device. Making one is cheap and imports no SDK."""
+
+    @property
+    def name(self) -> str:
+        """What callers pass as ``backend=``, such as ``"onnxruntime"``."""
+        ...
+
+    @property
+    def suffixes(self) -> Collection[str]:
+        """File suffixes that mean this backend when the caller names none, such as ``{".onnx"}``; mostly empty."""
+        ...
+
+    def check_usable(self) -> str:
+        """Return one line that names the runtime and its version, such as ``"onnxruntime 1.31.1, CPUExecutionProvider"``.
+
+        Looks only: imports no SDK and touches no device, so that listing backends works on every machine.
+
+        Raises:
+            BackendUnavailableError: something is missing; the message says which package, variable or device.
+        """
+        ...
+
+    def open(self, model: Model, *, device: int, batch_sizes: Sequence[int] | None, options: Mapping[str, object]) -> Session:
+        """Open a model on a device; compile it first where the backend does that.
+
+        Args:
+            model: a file that exists, the bytes of one, or an onnx.ModelProto.
+            device: index of the device, 0 or more.
+            batch_sizes: compile for these (checked, ascending); None takes what the model offers.
+            options: the backend's own, see `check_options`.
+
+        Raises:
+            InputError: a device, batch size or option does not fit.
+            ModelError: the model cannot be read, or not run with these batch sizes; the message says why.
+            BackendUnavailableError: the SDK or device is missing.
+            DeviceError: the runtime failed.
+            In every case nothing stays allocated.
+        """
+        ...
+
+
+def check_options(options: Mapping[str, object], known: Collection[str], *, backend: str) -> None:
+    """Check that a backend knows every option it was given.
+
+    Raises:
+        InputError: one is unknown; the message lists those there are, and the likely one.
+    """
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"backend {backend!r} has no option {name!r}, only {sorted(known)}{hint}")

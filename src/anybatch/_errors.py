@@ -1,0 +1,71 @@
+"""Every error anybatch raises, by whose move it is.
+
+AnybatchError
+├── InputError (ValueError)             the caller: an argument or a request does not fit
+├── ModelError                          the file: it cannot be read, or not run the way it was asked to
+├── BackendNotFoundError (LookupError)  the installation: no such backend, or two of the same name
+├── BackendUnavailableError             the installation: the backend is there, what it needs is not
+├── DeviceError                         the runtime failed; carries backend, operation and status
+├── ClosedError                         the runner or session was used after close()
+└── ContractError                       a plugin broke the contract of Session or Backend: a bug in the plugin
+
+Messages say what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AnybatchError",
+    "BackendNotFoundError",
+    "BackendUnavailableError",
+    "ClosedError",
+    "ContractError",
+    "DeviceError",
+    "InputError",
+    "ModelError",
+]
+
+
+class AnybatchError(Exception):
+    """Base class of everything this library raises on purpose."""
+
+
+class InputError(AnybatchError, ValueError):
+    """An argument or a request does not fit. Nothing was executed; the runner stays usable."""
+
+
+class ModelError(AnybatchError):
+    """The model cannot be read, or cannot be run the way it was asked to."""
+
+
+class BackendNotFoundError(AnybatchError, LookupError):
+    """No backend of that name is installed, or more than one claims it."""
+
+
+class BackendUnavailableError(AnybatchError):
+    """The backend is installed, but what it needs (an SDK, a driver, a device) is missing."""
+
+
+class ClosedError(AnybatchError):
+    """A runner or session was used after close()."""
+
+
+class ContractError(AnybatchError):
+    """A plugin returned or did what its contract rules out. Report it to the plugin's authors."""
+
+
+class DeviceError(AnybatchError):
+    """The runtime failed while it executed, loaded or freed something.
+
+    Attributes:
+        backend: name of the backend, such as ``"onnxruntime"``.
+        operation: the runtime's function or step that failed, in the vendor's spelling.
+        status: the runtime's own status code or name; None where it has none.
+    """
+
+    def __init__(self, message: str, *, backend: str, operation: str, status: int | str | None = None) -> None:
+        code = "" if status is None else f" (status {status})"
+        super().__init__(f"{backend}: {operation} failed{code}: {message}")
+        self.backend = backend
+        self.operation = operation
+        self.status = status

@@ -1,0 +1,216 @@
+"""Finds backends by entry point, keeps why one failed, and opens models with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import pluggy
+
+from anybatch import _hookspecs
+from anybatch._backend import Backend, Model
+from anybatch._batching import check_batch_sizes
+from anybatch._errors import BackendNotFoundError, BackendUnavailableError, ContractError, InputError, ModelError
+from anybatch._planner import Costs, Policy, TableCosts
+from anybatch._runner import Runner
+from anybatch._staging import Padding
+from anybatch._tensors import Combine
+
+ENTRY_POINT_GROUP: Final = "anybatch"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginFailure:
+    """A plugin that could not be loaded.
+
+    Attributes:
+        name: the entry point's name.
+        distribution: the installed distribution it belongs to.
+        error: what went wrong.
+    """
+
+    name: str
+    distribution: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} of {self.distribution}: {type(self.error).__name__}: {self.error}"
+
+
+class Registry:
+    """The backends of a set of plugins; one broken plugin never hides the others.
+
+    Args:
+        plugins: entry points to load, one by one.
+
+    Attributes:
+        failures: the plugins that could not be loaded, with their causes.
+    """
+
+    def __init__(self, plugins: Iterable[EntryPoint]) -> None:
+        self.failures: list[PluginFailure] = []
+        self._found: dict[str, list[tuple[str, Backend]]] = {}  # backend name -> (distribution, backend)
+        for entry_point in plugins:
+            distribution = entry_point.dist.name if entry_point.dist is not None else "an unknown distribution"
+            try:
+                backends = _load(entry_point)
+            except Exception as error:  # whatever a plugin raises while it is imported is kept, and shown with its name
+                self.failures.append(PluginFailure(entry_point.name, distribution, error))
+                continue
+            for backend in backends:
+                self._found.setdefault(backend.name, []).append((distribution, backend))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all backends found, those claimed twice included, in alphabetical order."""
+        return sorted(self._found)
+
+    def distribution(self, name: str) -> str:
+        """Return the distribution that brings a backend; both, where two claim its name."""
+        return ", ".join(distribution for distribution, _ in self._found[name])
+
+    def get(self, name: str) -> Backend:
+        """Return the backend of that name.
+
+        Raises:
+            BackendNotFoundError: there is none, or two distributions claim the name; the message names both.
+            BackendUnavailableError: the plugin whose entry point has that name failed to load; its error is the cause.
+        """
+        claims = self._found.get(name, [])
+        if len(claims) == 1:
+            return claims[0][1]
+        if claims:
+            raise BackendNotFoundError(
+                f"backend {name!r} is claimed by {' and '.join(dist for dist, _ in claims)}: uninstall all but one of them"
+            )
+        for failure in self.failures:
+            if failure.name == name:
+                raise BackendUnavailableError(f"backend {name!r} could not be loaded: {failure}") from failure.error
+        failed = f"; failed to load: {'; '.join(map(str, self.failures))}" if self.failures else ""
+        raise BackendNotFoundError(
+            f"no backend {name!r} is installed, only {self.names}; backends come as plugins, such as anybatch-{name}{failed}"
+        )
+
+    def for_suffix(self, suffix: str) -> Backend:
+        """Return the one backend that opens files of that suffix by default.
+
+        Raises:
+            BackendNotFoundError: none does, or several do; the message lists what is installed.
+        """
+        names = [name for name, claims in self._found.items() if any(suffix in backend.suffixes for _, backend in claims)]
+        if len(names) == 1:
+            return self.get(names[0])
+        if names:
+            raise BackendNotFoundError(f"several backends open {suffix!r} files: {sorted(names)}; name one with backend=")
+        failed = f"; failed to load: {'; '.join(map(str, self.failures))}" if self.failures else ""
+        raise BackendNotFoundError(
+            f"no installed backend opens {suffix!r} files by default; installed are {self.names}: name one with backend={failed}"
+        )
+
+
+def _load(entry_point: EntryPoint) -> Sequence[Backend]:
+    """Load one plugin in a manager of its own, so that what is wrong with it is known to be its fault."""
+    manager = pluggy.PluginManager(_hookspecs.PROJECT)
+    manager.add_hookspecs(_hookspecs)
+    plugin = entry_point.load()
+    manager.register(plugin, entry_point.name)
+    manager.check_pending()  # a misspelt hook would else be ignored without a word
+    answers: list[Sequence[Backend]] = manager.hook.anybatch_backends()
+    backends = [backend for answer in answers for backend in answer]
+    if not backends:
+        raise ContractError(f"{entry_point.value} offers no backend: is anybatch_backends() marked with @anybatch.hookimpl?")
+    for backend in backends:
+        if not isinstance(backend, Backend):
+            raise ContractError(f"{entry_point.value}: expected backends, got {backend!r}, which lacks part of the protocol")
+    return backends
+
+
+@cache
+def registry() -> Registry:
+    """Return the registry of everything installed; made once per process."""
+    return Registry(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def available_backends() -> list[str]:
+    """Return the names of the installed backends. Imports no vendor SDK; whether one is usable, its `check_usable` tells."""
+    return registry().names
+
+
+def open_model(
+    model: str | os.PathLike[str] | bytes | Any,
+    *,
+    backend: str | Backend | None = None,
+    device: int = 0,
+    batch_sizes: Sequence[int] | None = None,
+    costs: Costs | Mapping[int, float] | None = None,
+    policy: Policy = "least_cost",
+    padding: Padding = "zero",
+    combine: Mapping[str, Combine] | None = None,
+    **options: object,
+) -> Runner:
+    """Open a model for requests of any number of rows.
+
+    Args:
+        model: a file, the bytes of an ONNX model, or an ``onnx.ModelProto``.
+        backend: a backend's name, or a backend itself; None takes the one that opens files of this suffix, and never another.
+        device: index of the device, from 0.
+        batch_sizes: the batch sizes to compile for, such as ``[1, 4, 8]``; None takes what the model offers.
+        costs: the cost of one launch of each batch size, in any unit; None uses a prior.
+        policy: how requests are split, see `Planner`.
+        padding: what rows beyond a request hold: ``"zero"``, ``"repeat"``, or constants by input name.
+        combine: how values of outputs without a batch axis become one over several launches, by output name:
+            ``"same"``, ``"sum"``, ``"mean"``, ``"max"`` or ``"min"``.
+        options: the backend's own options; its documentation lists them.
+
+    Returns:
+        A `Runner`, which is a context manager; close it.
+
+    Raises:
+        InputError: an argument or an option does not fit.
+        ModelError: there is no such file, it cannot be read, or cannot be run with these batch sizes.
+        BackendNotFoundError: no such backend is installed, or none opens such files.
+        BackendUnavailableError: the backend lacks its SDK or device.
+        DeviceError: the runtime failed.
+        In every case nothing stays open.
+    """
+    source = _find_model(model)
+    chosen = _choose_backend(backend, source)
+    if not isinstance(device, int) or isinstance(device, bool) or device < 0:
+        raise InputError(f"expected device to be an index >= 0, got {device!r}")
+    sizes = None if batch_sizes is None else check_batch_sizes(batch_sizes)
+    table = TableCosts(costs) if isinstance(costs, Mapping) else costs
+    session = chosen.open(source, device=device, batch_sizes=sizes, options=options)
+    try:
+        return Runner(session, backend=chosen.name, costs=table, policy=policy, padding=padding, combine=combine)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _find_model(model: object) -> Model:
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        if not path.is_file():
+            raise ModelError(f"expected a model file, but {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}")
+        return path
+    if isinstance(model, (bytearray, memoryview)):
+        return bytes(model)
+    if isinstance(model, bytes) or type(model).__name__ == "ModelProto":
+        return model  # type: ignore[return-value]  # a ModelProto by name: onnx is imported by backends that need it
+    raise InputError(f"expected a path, the bytes of a model or an onnx.ModelProto, got {type(model).__name__}")
+
+
+def _choose_backend(backend: str | Backend | None, model: Model) -> Backend:
+    if backend is None:
+        # Bytes and protos have no suffix; ONNX is what they are.
+        return registry().for_suffix(model.suffix.lower() if isinstance(model, Path) else ".onnx")
+    if isinstance(backend, str):
+        return registry().get(backend)
+    if isinstance(backend, Backend):
+        return backend
+    raise InputError(f"expected backend to be a name or a backend, got {backend!r}")
