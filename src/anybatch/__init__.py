@@ -13,6 +13,7 @@ from anybatch._errors import (
     ModelError,
 )
 from anybatch._hookspecs import hookimpl
+from anybatch._onnx_spec import read_model_spec
 from anybatch._planner import (
     POLICIES,
     AffineCosts,
@@ -72,5 +73,6 @@ __all__ = [
     "explain_rows",
     "hookimpl",
     "open",
+    "read_model_spec",
     "registry",
 ]

@@ -4,7 +4,7 @@ The least-cost plan
     A session offers sizes h with costs w(h) > 0. A plan for n rows is a multiset of sizes whose sum is at least n (or, with
     ``exact=True``, equal to n); its cost is the sum of its launches' costs. Let f(n) be the least cost.
 
-    1. *Recurrence.* f(0) = 0 and f(n) = min over h of w(h) + f(max(n - h, 0)): take any launch of an optimal plan away, and what
+    1. *Recurrence.* f(0) = 0 and f(n) = min over h of w(h) + f(max(n - h, 0)): take a launch of an optimal plan away, and what
        is left must be an optimal plan for the rows it still has to cover, else it could be replaced by a cheaper one.
        (Exact plans: f(n - h), infinite below zero.) No monotony of w is used.
     2. *All n from a short table.* Let G be the largest size and b the size of least cost per row. If f(i + b) = f(i) + w(b) for
@@ -102,7 +102,7 @@ class Costs(Protocol):
 
     @property
     def unit(self) -> str:
-        """The unit of the figures, such as "ms"; "row" for costs relative to one row's."""
+        """The unit of the figures, such as "ms"; empty where only their ratios mean something."""
         ...
 
     def of(self, size: int) -> float:
@@ -129,7 +129,7 @@ class AffineCosts:
     overhead: float = 2.0
     per_row: float = 1.0
     source: str = "affine prior, nothing measured"
-    unit: str = "row"
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if not (0 <= self.overhead < math.inf and 0 < self.per_row < math.inf):
@@ -287,7 +287,7 @@ def check_rows(rows: int) -> int:
 class _Cover:
     """The table of f(n) of this module's docstring, and plans read from it.
 
-    All sizes are divided by their greatest common divisor first, which makes the table of 64, 128, 256 as short as that of 1, 2, 4.
+    Sizes are divided by their greatest common divisor first: the table of 64, 128, 256 is as short as that of 1, 2, 4.
     """
 
     def __init__(self, costs: Mapping[int, float], *, pad: bool) -> None:

@@ -109,7 +109,7 @@ class Registry:
             raise BackendNotFoundError(f"several backends open {suffix!r} files: {sorted(names)}; name one with backend=")
         failed = f"; failed to load: {'; '.join(map(str, self.failures))}" if self.failures else ""
         raise BackendNotFoundError(
-            f"no installed backend opens {suffix!r} files by default; installed are {self.names}: name one with backend={failed}"
+            f"no installed backend opens {suffix!r} files by default; installed are {self.names}; use backend={failed}"
         )
 
 
@@ -151,7 +151,7 @@ def open_model(
     policy: Policy = "least_cost",
     padding: Padding = "zero",
     combine: Mapping[str, Combine] | None = None,
-    **options: object,
+    **options: Any,
 ) -> Runner:
     """Open a model for requests of any number of rows.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
@@ -23,9 +23,12 @@ from anybatch._planner import Costs, Explanation, Launch, Plan, Planner, Policy,
 from anybatch._staging import Padding, Staging
 from anybatch._tensors import Array, Combine, ModelSpec, TensorSpec, check_request, symbols_of
 
-# Plans for this many request sizes are kept; then the table starts anew, which costs a walk over launches per size.
-_MAX_PREPARED: Final = 4096
+# Plans are kept for this many request sizes, and for this many launches in all; what is beyond is planned on each call.
+_MAX_PLANS: Final = 4096
+_MAX_LAUNCHES: Final = 1 << 20
 _NDARRAY: Final = np.ndarray
+_Expected: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]  # name, shape and dtype of each output
+_NO_SYMBOLS: Final[Mapping[str, int]] = {}
 _CONTIGUOUS_ALIGNED: Final = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 
 
@@ -48,14 +51,27 @@ class Stats:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A plan, and what one call needs of it."""
+    """A plan made ready, and how often it ran; the runner's counters are sums over these.
 
-    plan: Plan
-    whole_gear: int  # the gear of the one launch that takes the caller's arrays as they are; 0 where there is none
-    expected: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...] | None  # its outputs; None: dimensions are free
-    counts: tuple[tuple[int, int], ...]
+    Attributes:
+        plan: the plan.
+        whole: the gear of the one launch that takes the caller's arrays as they are; 0 where they are sliced or padded.
+        padded: the gear of the one launch that needs padding and nothing else; 0 where that is not so.
+        expected: what comes back for all rows, and for as many as each launch hands over; None where dimensions are free.
+        kept: whether the runner keeps this for the next request of as many rows.
+        runs: completed requests.
+    """
+
+    __slots__ = ("expected", "kept", "padded", "plan", "runs", "whole")
+
+    def __init__(self, plan: Plan, *, whole: int, padded: int, expected: dict[int, _Expected | None], kept: bool) -> None:
+        self.plan = plan
+        self.whole = whole
+        self.padded = padded
+        self.expected = expected
+        self.kept = kept
+        self.runs = 0
 
 
 class Runner:
@@ -101,21 +117,24 @@ class Runner:
         self._session_pads = pads and self._staging.all_zeros
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         self._unbatched = [tensor for tensor in spec.outputs if tensor.batch_axis is None]
-        self._quick = _quick_checks(spec)
-        self._quick_count = len(spec.inputs)
+        self._row_inputs = [tensor for tensor in spec.inputs if tensor.batch_axis is not None]
+        self._common_inputs = [tensor.name for tensor in spec.inputs if tensor.batch_axis is None]
+        self._has_symbols = any(isinstance(size, str) for tensor in spec.inputs for size in tensor.shape)
+        # Per input: name, dtype, and the rows of each shape that was checked before.
+        self._quick: Final = tuple((t.name, t.dtype, cast("dict[tuple[int, ...], int]", {})) for t in spec.inputs)
         self._execute = _limited(session.execute, session.concurrency)
         self._workers = session.concurrency or min(4, os.cpu_count() or 1)
         self._executor: ThreadPoolExecutor | None = None
         self._worker_idents: set[int] = set()
         self._prepared: dict[int, _Prepared] = {}
+        self._kept_launches = 0
 
         self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._in_progress = 0
-        self._requests = 0
-        self._rows = 0
-        self._padded_rows = 0
-        self._launches: Counter[int] = Counter()
+        # One entry per call in progress; adding and removing one is atomic. close() sets _closed first and then waits until
+        # there is none; a call adds its entry first and then looks at _closed. So one always sees the other.
+        self._in_progress: deque[None] = deque()
+        self._idle = threading.Condition()
+        self._dropped = Stats(0, 0, 0, {}, 0.0)  # counts of plans that were not kept
         self._seconds = 0.0
         self._closed = False
 
@@ -161,36 +180,34 @@ class Runner:
         """
         started = perf_counter()
         rows = self._quick_rows(inputs)
-        checked = None
+        quick = rows >= 0 and out is None
         if rows < 0:
-            rows, checked = check_request(self._spec, inputs)
-        prepared = self._prepared.get(rows)
-        if prepared is None:
-            prepared = self._prepare(rows)
-        with self._lock:
+            rows, inputs = self._check_request(inputs)
+        prepared = self._prepared.get(rows) or self._prepare(rows)
+        self._in_progress.append(None)
+        try:
             if self._closed:
                 raise ClosedError(f"{self!r}: run() after close()")
-            self._in_progress += 1
-        try:
-            if checked is None and out is None and prepared.whole_gear:
-                outputs = self._execute(inputs, prepared.whole_gear, None)
-                self._check_results(outputs, prepared.expected, rows, {})
+            if quick and prepared.whole:
+                outputs = self._execute(inputs, prepared.whole, None)
+                if not _as_expected(outputs, prepared.expected[rows]):
+                    self._check_results(outputs, rows, _NO_SYMBOLS)
                 if type(outputs) is not dict:
                     outputs = dict(outputs)
+            elif quick and prepared.padded:
+                outputs = self._run_padded(inputs, rows, prepared)
             else:
-                outputs = self._run_launches(inputs if checked is None else checked, prepared, out)
-        except BaseException:
+                outputs = self._run_launches(inputs, prepared, out)
             with self._lock:
-                self._leave()
-            raise
-        with self._lock:
-            self._requests += 1
-            self._rows += rows
-            self._padded_rows += prepared.plan.padded_rows
-            for gear, count in prepared.counts:
-                self._launches[gear] += count
-            self._seconds += perf_counter() - started
-            self._leave()
+                prepared.runs += 1
+                self._seconds += perf_counter() - started
+                if not prepared.kept:
+                    self._dropped = self._count([prepared])
+        finally:
+            self._in_progress.pop()
+            if self._closed:
+                with self._idle:
+                    self._idle.notify_all()
         return outputs
 
     def __call__(self, *arrays: Array) -> Array | dict[str, Array]:
@@ -266,7 +283,7 @@ class Runner:
     def stats(self) -> Stats:
         """Return what the runner has done so far; one consistent picture, also after close()."""
         with self._lock:
-            return Stats(self._requests, self._rows, self._padded_rows, dict(self._launches), self._seconds)
+            return self._count(self._prepared.values())
 
     def close(self) -> None:
         """Refuse new calls, wait for the calls in progress, and close the session.
@@ -282,7 +299,8 @@ class Runner:
             if self._closed:
                 return
             self._closed = True
-            self._idle.wait_for(lambda: self._in_progress == 0)
+        with self._idle:
+            self._idle.wait_for(lambda: not self._in_progress)
         if self._executor is not None:
             # What is still queued now ends in ClosedError at once. A future's callback that closes cannot wait for itself.
             self._executor.shutdown(wait=threading.get_ident() not in self._worker_idents)
@@ -296,54 +314,80 @@ class Runner:
 
     def __del__(self) -> None:
         if not self._closed:
-            warnings.warn(f"{self!r} was left open: use it in a with statement or call close()", ResourceWarning, source=self)
+            warnings.warn(
+                f"{self!r} was left open: use it in a with statement or call close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
             self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Runner on {self.backend}, {self._batching}, {state}>"
 
-    def _leave(self) -> None:
-        """Count a call out; the lock is held."""
-        self._in_progress -= 1
-        if self._closed and not self._in_progress:
-            self._idle.notify_all()
-
     def _quick_rows(self, inputs: Mapping[str, Array]) -> int:
-        """Return the rows of a plain request, or -1 where `check_request` must look closer.
+        """Return the rows of a request of a kind that was checked before, or -1 where `check_request` must look.
 
-        Plain: a dict of exactly the inputs, C-contiguous and aligned, of fixed dimensions with rows on axis 0.
+        That is a dict of exactly the inputs, as plain arrays, C-contiguous and aligned, of the right dtypes and of shapes seen.
         """
-        if self._quick is None or type(inputs) is not dict or len(inputs) != self._quick_count:
+        if type(inputs) is not dict or len(inputs) != len(self._quick):
             return -1
         rows = -1
-        for name, dtype, shape, batched in self._quick:
+        for name, dtype, shapes in self._quick:
             array = inputs.get(name)
-            if type(array) is not _NDARRAY or array.dtype != dtype or array.flags.num & 0x101 != _CONTIGUOUS_ALIGNED:
+            if type(array) is not _NDARRAY:
                 return -1
-            got = array.shape
-            if batched:
-                if got[1:] != shape or not got:
+            count = shapes.get(array.shape)
+            if count != rows:
+                if count is None:
                     return -1
-                if got[0] != rows:
+                if count >= 0:  # -1: a tensor without rows goes with any number
                     if rows >= 0:
                         return -1
-                    rows = got[0]
-            elif got != shape:
+                    rows = count
+            if array.dtype != dtype or array.flags.num & 0x101 != _CONTIGUOUS_ALIGNED:
                 return -1
         return rows
 
+    def _check_request(self, inputs: Mapping[str, Array]) -> tuple[int, dict[str, Array]]:
+        """Check a request completely, and remember its shapes for `_quick_rows`."""
+        rows, arrays = check_request(self._spec, inputs)
+        if not self._has_symbols:  # a symbol's size is a matter between inputs, which shapes seen alone do not tell
+            for tensor, (name, _, shapes) in zip(self._spec.inputs, self._quick, strict=True):
+                if len(shapes) >= _MAX_PLANS:
+                    shapes.clear()
+                shapes[arrays[name].shape] = -1 if tensor.batch_axis is None else rows
+        return rows, arrays
+
     def _prepare(self, rows: int) -> _Prepared:
         plan = self._plan_for_outputs(self._planner.plan(rows))
-        gear = 0
-        if len(plan.launches) == 1 and (self._session_pads or not plan.padded_rows):
-            gear = plan.launches[0].gear
-        counts = Counter(launch.gear for launch in plan.launches)
-        prepared = _Prepared(plan, gear, self._expected(plan.rows) if gear else None, tuple(counts.items()))
-        if len(self._prepared) >= _MAX_PREPARED:
-            self._prepared = {}
-        self._prepared[plan.rows] = prepared
-        return prepared
+        fed = {self._fed(launch) for launch in plan.launches}
+        gear = plan.launches[0].gear if len(plan.launches) == 1 else 0
+        whole = gear if fed == {plan.rows} else 0
+        padded = gear if not whole and not self._unbatched else 0
+        expected = {count: self._expected(count) for count in {plan.rows, *fed}}
+        with self._lock:
+            self._kept_launches += len(plan.launches)
+            kept = len(self._prepared) < _MAX_PLANS and self._kept_launches <= _MAX_LAUNCHES
+            prepared = _Prepared(plan, whole=whole, padded=padded, expected=expected, kept=kept)
+            return self._prepared.setdefault(plan.rows, prepared) if kept else prepared
+
+    def _fed(self, launch: Launch) -> int:
+        """Return how many rows a launch hands to the session: the real ones where that pads, else all of the gear."""
+        return launch.rows if self._session_pads else launch.gear
+
+    def _count(self, prepared: Iterable[_Prepared]) -> Stats:
+        """Add the counters of plans to those of dropped ones; the lock is held."""
+        requests, rows, padded_rows = self._dropped.requests, self._dropped.rows, self._dropped.padded_rows
+        launches = Counter(self._dropped.launches)
+        for each in prepared:
+            requests += each.runs
+            rows += each.runs * each.plan.rows
+            padded_rows += each.runs * each.plan.padded_rows
+            for launch in each.plan.launches if each.runs else ():
+                launches[launch.gear] += each.runs
+        return Stats(requests, rows, padded_rows, dict(launches), self._seconds)
 
     def _plan_for_outputs(self, plan: Plan) -> Plan:
         """Return a plan that outputs without rows allow: `plan`, or one without padding, or one whole launch."""
@@ -374,31 +418,19 @@ class Runner:
         )
         return Launch(rows, rows) if fits else None
 
-    def _expected(self, rows: int) -> tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...] | None:
+    def _expected(self, rows: int) -> _Expected | None:
         """Return name, shape and dtype of each output for that many rows; None where a dimension is free."""
-        expected = []
-        for tensor in self._spec.outputs:
-            shape = tensor.shape_for(rows)
-            if None in shape:
-                return None
-            expected.append((tensor.name, tuple(size for size in shape if size is not None), tensor.dtype))
-        return tuple(expected)
+        shapes = {tensor.name: tensor.shape_for(rows) for tensor in self._spec.outputs}
+        if any(None in shape for shape in shapes.values()):
+            return None
+        return tuple((name, tuple(size or 0 for size in shape), self._outputs[name].dtype) for name, shape in shapes.items())
 
-    def _check_results(
-        self,
-        results: Mapping[str, Array],
-        expected: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...] | None,
-        rows: int,
-        symbols: Mapping[str, int],
-    ) -> None:
-        """Check what a session returned for `rows` rows; `expected` is the quick way, where it is known."""
-        if expected is not None and len(results) == len(expected):
-            for name, shape, dtype in expected:
-                array = results.get(name)
-                if array is None or array.shape != shape or array.dtype != dtype:
-                    break
-            else:
-                return
+    def _check_results(self, results: Mapping[str, Array], rows: int, symbols: Mapping[str, int]) -> None:
+        """Check what a session returned for `rows` rows; `_as_expected` is the quick way.
+
+        Raises:
+            ContractError: an output is missing, unknown, or of another dtype or shape than the spec says.
+        """
         if set(results) != set(self._outputs):
             raise ContractError(f"{self.backend}: expected outputs {sorted(self._outputs)}, got {sorted(results)}")
         for name, tensor in self._outputs.items():
@@ -409,35 +441,54 @@ class Runner:
             fits = len(want) == array.ndim and all(w in (None, got) for w, got in zip(want, array.shape, strict=True))
             if not fits or array.dtype != tensor.dtype:
                 raise ContractError(
-                    f"{self.backend}: output {name!r}: expected {tensor} with {rows} rows, got {array.dtype} {list(array.shape)}"
+                    f"{self.backend}: output {name!r}: expected {tensor} with {rows} rows, "
+                    f"got {array.dtype} {list(array.shape)}"
                 )
+
+    def _run_padded(self, inputs: Mapping[str, Array], rows: int, prepared: _Prepared) -> dict[str, Array]:
+        """Run a short request as one padded launch: `_run_launches` without what only several launches need."""
+        gear = prepared.padded
+        buffer = self._staging.take(inputs, rows, gear)
+        try:
+            feed = buffer.arrays
+            if self._common_inputs:
+                feed = feed | {name: inputs[name] for name in self._common_inputs}
+            results = self._execute(feed, gear, None)
+        finally:
+            self._staging.give_back(buffer)
+        if not _as_expected(results, prepared.expected[gear]):
+            self._check_results(results, gear, _NO_SYMBOLS)
+        # Copies, so that the caller's arrays hold no padding and keep no memory of it alive.
+        return {tensor.name: tensor.rows_of(results[tensor.name], 0, rows).copy() for tensor in self._spec.outputs}
 
     def _run_launches(
         self, inputs: Mapping[str, Array], prepared: _Prepared, out: Mapping[str, Array] | None
     ) -> dict[str, Array]:
-        plan = prepared.plan
-        symbols = symbols_of(self._spec, inputs)
-        given = self._check_out(out, inputs, plan.rows, symbols) if out is not None else {}
-        join = _Join(self._spec, plan.rows, symbols, given)
+        rows = prepared.plan.rows
+        symbols = symbols_of(self._spec, inputs) if self._has_symbols else _NO_SYMBOLS
+        given = {} if out is None else self._check_out(out, inputs, rows, symbols)
+        join = _Join(self._spec, rows, prepared.expected[rows], symbols, given)
+        common = {name: _as_contiguous(inputs[name]) for name in self._common_inputs}
         start = 0
-        for launch in plan.launches:
-            stop = start + launch.rows
-            feed = {
-                tensor.name: _as_contiguous(
-                    inputs[tensor.name] if tensor.batch_axis is None else inputs[tensor.name][tensor.rows_index(start, stop)]
-                )
-                for tensor in self._spec.inputs
-            }
-            if launch.rows < launch.gear and not self._session_pads:
-                key, buffer = self._staging.take(feed, launch.rows, launch.gear)
-                try:
-                    results = self._execute(feed | buffer.arrays, launch.gear, None)
-                finally:
-                    self._staging.give_back(key, buffer)
-                self._check_results(results, None, launch.gear, symbols)
-            else:
+        for launch in prepared.plan.launches:
+            stop, fed = start + launch.rows, self._fed(launch)
+            feed = dict(common)
+            for tensor in self._row_inputs:
+                view = inputs[tensor.name]
+                if launch.rows != rows:
+                    view = tensor.rows_of(view, start, stop)
+                feed[tensor.name] = _as_contiguous(view)
+            if fed == launch.rows:
                 results = self._execute(feed, launch.gear, join.offer(start, stop))
-                self._check_results(results, None, launch.rows, symbols)
+            else:
+                buffer = self._staging.take(feed, launch.rows, launch.gear)
+                feed.update(buffer.arrays)
+                try:
+                    results = self._execute(feed, launch.gear, None)
+                finally:
+                    self._staging.give_back(buffer)
+            if not _as_expected(results, prepared.expected[fed]):
+                self._check_results(results, fed, symbols)
             join.add(results, start, stop)
             start = stop
         return join.results()
@@ -466,56 +517,71 @@ class Runner:
 
 
 class _Join:
-    """Results of several launches, put together in arrays that are allocated once."""
+    """Results of several launches, or of a padded one, put together in arrays that are allocated once.
 
-    def __init__(self, spec: ModelSpec, rows: int, symbols: Mapping[str, int], given: Mapping[str, Array]) -> None:
-        self._spec = spec
+    Args:
+        spec: the model.
+        rows: rows of the request.
+        expected: name, shape and dtype of all outputs; None where a dimension is free.
+        symbols: sizes of named free dimensions.
+        given: arrays of the caller to write into.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, rows: int, expected: _Expected | None, symbols: Mapping[str, int], given: Mapping[str, Array]
+    ) -> None:
+        self._outputs = spec.outputs
         self._rows = rows
-        self._symbols = symbols
+        self._given = given
         self._arrays = dict(given)
+        self._offered: dict[str, Array] = {}
         self._values: dict[str, list[tuple[int, Array]]] = {}
-        self._given = frozenset(given)
+        shapes = {name: shape for name, shape, _ in expected} if expected else {}
         for tensor in spec.outputs:
-            shape = tensor.shape_for(rows, symbols)
+            if tensor.batch_axis is None or tensor.name in given:
+                continue
+            shape = shapes.get(tensor.name) or tensor.shape_for(rows, symbols)
             if rows == 0:
                 shape = tuple(size or 0 for size in shape)
-            if tensor.name not in given and tensor.batch_axis is not None and None not in shape:
-                self._arrays[tensor.name] = np.empty([size or 0 for size in shape], tensor.dtype)
+            if None not in shape:
+                self._arrays[tensor.name] = np.empty(shape, tensor.dtype)  # type: ignore[arg-type]  # no None in it
 
     def offer(self, start: int, stop: int) -> dict[str, Array] | None:
         """Return the places where rows start..stop of each output go, as far as they are contiguous."""
-        places = {
-            tensor.name: self._arrays[tensor.name][tensor.rows_index(start, stop)]
-            for tensor in self._spec.outputs
-            if tensor.batch_axis is not None and tensor.name in self._arrays
-        }
-        return {name: place for name, place in places.items() if place.flags.carray} or None
+        self._offered = {}
+        for tensor in self._outputs:
+            if tensor.batch_axis is not None and tensor.name in self._arrays:
+                place = tensor.rows_of(self._arrays[tensor.name], start, stop)
+                if place.flags.carray:
+                    self._offered[tensor.name] = place
+        return self._offered or None
 
     def add(self, results: Mapping[str, Array], start: int, stop: int) -> None:
         """Take a launch's results for rows start..stop; what is beyond those rows is padding and is dropped."""
-        for tensor in self._spec.outputs:
+        for tensor in self._outputs:
             result = results[tensor.name]
             if tensor.batch_axis is None:
                 self._values.setdefault(tensor.name, []).append((stop - start, result))
+                continue
+            if result is self._offered.get(tensor.name):
                 continue
             whole = self._arrays.get(tensor.name)
             if whole is None:
                 shape = list(result.shape)
                 shape[tensor.batch_axis] = self._rows * tensor.rows_per_row
                 whole = self._arrays[tensor.name] = np.empty(shape, tensor.dtype)
-            place = whole[tensor.rows_index(start, stop)]
-            if place.size and not _same_memory(result, place):
-                place[...] = result[tensor.rows_index(0, stop - start)]
+            tensor.rows_of(whole, start, stop)[...] = tensor.rows_of(result, 0, stop - start)
 
     def results(self) -> dict[str, Array]:
-        for tensor in self._spec.outputs:
+        """Return one array per output, in the model's order."""
+        for tensor in self._outputs:
             if tensor.batch_axis is None:
                 value = _combine(tensor, self._values[tensor.name])
                 if tensor.name in self._given:
                     self._arrays[tensor.name][...] = value
                 else:
                     self._arrays[tensor.name] = value
-        return {tensor.name: self._arrays[tensor.name] for tensor in self._spec.outputs}
+        return {tensor.name: self._arrays[tensor.name] for tensor in self._outputs}
 
 
 def _combine(tensor: TensorSpec, values: list[tuple[int, Array]]) -> Array:
@@ -543,27 +609,19 @@ def _with_combine(spec: ModelSpec, combine: Mapping[str, Combine]) -> ModelSpec:
     return ModelSpec(spec.inputs, tuple(declared))
 
 
-def _same_memory(one: Array, other: Array) -> bool:
-    return one is other or (
-        one.__array_interface__["data"][0] == other.__array_interface__["data"][0] and one.strides == other.strides
-    )
-
-
 def _as_contiguous(array: Array) -> Array:
     return array if array.flags.num & 0x101 == _CONTIGUOUS_ALIGNED else array.copy(order="C")
 
 
-def _quick_checks(spec: ModelSpec) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...], bool], ...] | None:
-    """Return what `_quick_rows` compares: name, dtype, shape (without rows), batched; None where a spec is not plain."""
-    checks = []
-    for tensor in spec.inputs:
-        batched = tensor.batch_axis is not None
-        sizes = tensor.shape[1:] if batched else tensor.shape
-        fixed = tuple(size for size in sizes if isinstance(size, int))
-        if tensor.batch_axis not in (None, 0) or tensor.rows_per_row != 1 or len(fixed) != len(sizes):
-            return None
-        checks.append((tensor.name, tensor.dtype, fixed, batched))
-    return tuple(checks)
+def _as_expected(results: Mapping[str, Array], expected: _Expected | None) -> bool:
+    """Return whether results are plainly right; False where `_check_results` must look."""
+    if expected is None or len(results) != len(expected):
+        return False
+    for name, shape, dtype in expected:
+        array = results.get(name)
+        if type(array) is not _NDARRAY or array.shape != shape or array.dtype != dtype:
+            return False
+    return True
 
 
 def _limited(execute: Callable[..., Mapping[str, Array]], concurrency: int | None) -> Callable[..., Mapping[str, Array]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,12 +16,15 @@ Padding: TypeAlias = Literal["zero", "repeat"] | Mapping[str, float]
 _MAX_SHAPES = 16
 
 
-@dataclass(slots=True)
 class Buffer:
-    """Arrays for one full launch, and how many of their rows differ from the padding value."""
+    """Arrays for one full launch, and how many of their leading rows may differ from the padding value."""
 
-    arrays: dict[str, Array]
-    dirty: int
+    __slots__ = ("arrays", "dirty", "key")
+
+    def __init__(self, key: tuple[object, ...], arrays: dict[str, Array], dirty: int) -> None:
+        self.key = key
+        self.arrays = arrays
+        self.dirty = dirty
 
 
 class Staging:
@@ -41,6 +43,7 @@ class Staging:
 
     def __init__(self, spec: ModelSpec, padding: Padding) -> None:
         self._tensors = tuple(tensor for tensor in spec.inputs if tensor.batch_axis is not None)
+        self._fixed = all(size is not None for tensor in self._tensors for size in tensor.shape_for(0))
         self._repeat = padding == "repeat"
         self._values = _padding_values(self._tensors, padding)
         self._free: dict[tuple[object, ...], list[Buffer]] = {}
@@ -50,30 +53,39 @@ class Staging:
         """Whether padding is plain zeros, which some sessions can do by themselves."""
         return not self._repeat and not any(np.any(value) for value in self._values.values())
 
-    def take(self, views: Mapping[str, Array], rows: int, gear: int) -> tuple[tuple[object, ...], Buffer]:
-        """Return a buffer of `gear` rows that starts with these `rows` rows, and the key to give it back with."""
-        shapes = {tensor.name: _shape_of(tensor, views[tensor.name], gear) for tensor in self._tensors}
-        key = (gear, *shapes.values())
+    def take(self, views: Mapping[str, Array], rows: int, gear: int) -> Buffer:
+        """Return a buffer of `gear` rows that starts with these `rows` rows; what follows them is padding."""
+        key: tuple[object, ...] = (gear,)
+        if not self._fixed:
+            key = (gear, *(views[tensor.name].shape for tensor in self._tensors))
         free = self._free.get(key)
-        buffer = free.pop() if free else Buffer({n: np.zeros(s, self._values[n].dtype) for n, s in shapes.items()}, gear)
+        buffer = free.pop() if free else self._new(key, views, gear)
         dirty, buffer.dirty = buffer.dirty, gear  # until everything is written, nothing is known to be clean
         for tensor in self._tensors:
             array = buffer.arrays[tensor.name]
-            array[tensor.rows_index(0, rows)] = views[tensor.name]
+            tensor.rows_of(array, 0, rows)[...] = views[tensor.name]
             if self._repeat:
-                last = array[tensor.rows_index(rows - 1, rows)]
+                last = tensor.rows_of(array, rows - 1, rows)
                 for row in range(rows, gear):
-                    array[tensor.rows_index(row, row + 1)] = last
+                    tensor.rows_of(array, row, row + 1)[...] = last
             elif dirty > rows:
-                array[tensor.rows_index(rows, dirty)] = self._values[tensor.name]
+                tensor.rows_of(array, rows, dirty)[...] = self._values[tensor.name]
         buffer.dirty = gear if self._repeat else rows
-        return key, buffer
+        return buffer
 
-    def give_back(self, key: tuple[object, ...], buffer: Buffer) -> None:
+    def give_back(self, buffer: Buffer) -> None:
         """Return a buffer for reuse."""
-        if key not in self._free and len(self._free) >= _MAX_SHAPES:
+        if buffer.key not in self._free and len(self._free) >= _MAX_SHAPES:
             self._free.clear()
-        self._free.setdefault(key, []).append(buffer)
+        self._free.setdefault(buffer.key, []).append(buffer)
+
+    def _new(self, key: tuple[object, ...], views: Mapping[str, Array], gear: int) -> Buffer:
+        arrays = {}
+        for tensor in self._tensors:
+            shape = list(views[tensor.name].shape)
+            shape[tensor.batch_axis or 0] = gear * tensor.rows_per_row
+            arrays[tensor.name] = np.empty(shape, tensor.dtype)
+        return Buffer(key, arrays, gear)
 
 
 def _padding_values(tensors: tuple[TensorSpec, ...], padding: object) -> dict[str, Array]:
@@ -97,8 +109,3 @@ def _padding_values(tensors: tuple[TensorSpec, ...], padding: object) -> dict[st
             raise InputError(f"{name!r}: expected a padding value that {dtype} can hold, got {value!r}")
         values[name] = fill
     return values
-
-
-def _shape_of(tensor: TensorSpec, view: Array, rows: int) -> tuple[int, ...]:
-    axis = tensor.batch_axis or 0
-    return (*view.shape[:axis], rows * tensor.rows_per_row, *view.shape[axis + 1 :])

@@ -84,10 +84,12 @@ class TensorSpec:
             shape[self.batch_axis] = rows * self.rows_per_row
         return tuple(shape)
 
-    def rows_index(self, start: int, stop: int) -> tuple[slice, ...]:
-        """Return the index of a request's rows start..stop in an array of this tensor, which must have a batch axis."""
-        axis = self.batch_axis or 0
-        return (*(slice(None),) * axis, slice(start * self.rows_per_row, stop * self.rows_per_row))
+    def rows_of(self, array: Array, start: int, stop: int) -> Array:
+        """Return a view on a request's rows start..stop in an array of this tensor, which must have a batch axis."""
+        axis, factor = self.batch_axis, self.rows_per_row
+        if not axis:
+            return array[start * factor : stop * factor]
+        return array[(slice(None),) * axis + (slice(start * factor, stop * factor),)]
 
     def __str__(self) -> str:
         sizes = ["?" if size is None else str(size) for size in self.shape]
@@ -180,7 +182,7 @@ def _check_array(tensor: TensorSpec, value: object) -> Array:
     got = f"{dtype_name(array.dtype)} {list(array.shape)}"
     if array.dtype != tensor.dtype:
         raise InputError(
-            f"{tensor.name!r}: expected {tensor}, got {got}; nothing is cast silently: convert it with .astype({str(tensor.dtype)!r})"
+            f"{tensor.name!r}: expected {tensor}, got {got}; nothing is cast silently: use .astype({str(tensor.dtype)!r})"
         )
     if array.ndim != len(tensor.shape):
         hint = ""
@@ -192,7 +194,8 @@ def _check_array(tensor: TensorSpec, value: object) -> Array:
             raise InputError(f"{tensor.name!r}: expected {tensor}, got {got}: axis {axis} must be {size}")
     if tensor.batch_axis is not None and array.shape[tensor.batch_axis] % tensor.rows_per_row:
         raise InputError(
-            f"{tensor.name!r}: expected {tensor}, got {got}: axis {tensor.batch_axis} must be a multiple of {tensor.rows_per_row}"
+            f"{tensor.name!r}: expected {tensor}, got {got}: "
+            f"axis {tensor.batch_axis} must be a multiple of {tensor.rows_per_row}"
         )
     return array
 

@@ -64,7 +64,7 @@ WEIGHT_ATOL = 1e-5
 
 DOC = (
     "Handwritten digit classifier for the anybatch examples. Input: 8x8 images, grey levels 0 to 16. "
-    "Output: ten logits, one per digit. Trained by examples/digits/train.py on the digits of scikit-learn."
+    "Output: ten logits, one per digit. Trained by examples/01_digits/train.py on the digits of scikit-learn."
 )
 
 
@@ -211,7 +211,7 @@ def build_model(network: nn.Sequential, seed: int) -> onnx.ModelProto:
         graph,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name="anybatch examples/digits/train.py",
+        producer_name="anybatch examples/01_digits/train.py",
         doc_string=DOC,
     )
     helper.set_model_props(model, {"seed": str(seed), "data": "sklearn.datasets.load_digits"})

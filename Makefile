@@ -1,0 +1,63 @@
+# Everything from a fresh clone: needs Python 3.10 or newer (with pip) and make.
+#   make demo    set up, then classify the held-out digits in ragged requests
+#   make test    set up, then run the tests
+#   make check   set up, then format, lint, types and tests: what CI runs
+#   make bench   set up, then the benchmarks, peers beside us
+#   make format  rewrite the sources as `make check` wants them
+#   make clean   remove the virtual environment
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(wildcard plugins/*/)
+METADATA := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+# Each distribution is installed in place, the core first.
+EDITABLE := $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+
+.PHONY: demo test check bench format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.core
+	$(BIN)/python examples/01_digits/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/gears.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/prior.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)
+
+# A stamp per set of requirements; changed metadata makes it old, and pip brings the environment up to date.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "anybatch needs Python 3.10 or newer; say which with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.python $(METADATA)
+	$(BIN)/python -m pip install --quiet -e . $(EDITABLE)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python $(METADATA)
+	$(BIN)/python -m pip install --quiet -e ".[dev]" $(EDITABLE)
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.bench: $(VENV)/.python $(METADATA)
+	$(BIN)/python -m pip install --quiet -e ".[bench]" $(EDITABLE)
+	@touch $@ $(VENV)/.core
