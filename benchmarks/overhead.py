@@ -1,9 +1,9 @@
 """What a call through Runner costs beyond ONNX Runtime itself, beside Polygraphy's OnnxrtRunner.
 
 Run with ``python benchmarks/overhead.py``; one thread inside ONNX Runtime, so that microseconds repeat.
-Goals, from the project's first issue: at an exact gear no slower than ``InferenceSession.run(None, feed)`` (limit +1.5 us with one
-input, +3 us with eight); 5 rows on gear 8 at most 4 us plus the copy of the rows; 13 rows on gears 1, 4, 8 at most
-1.25 times the three raw runs.
+Goals: at an exact gear no slower than ``InferenceSession.run(None, feed)`` (limit +1.5 us with one input, +3 us with
+eight); 5 rows on gear 8 at most 4 us plus the copy of the rows; 13 rows on gears 1, 4, 8 at most 1.25 times the three
+raw runs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnxruntime
-from _models import elementwise, mlp
-from _timing import interleave, print_table
 
 import anybatch
+from _models import elementwise, mlp
+from _timing import interleave, print_table
 
 ONE_THREAD = {"intra_op_num_threads": 1}
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx
 
 from anybatch._errors import InputError, ModelError
 from anybatch._tensors import Dim, ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 _BATCH: Final = "rows"
 _LIKELY: Final = re.compile(r"n|b|bs|rows?|(.*_)?batch(_?size|_?dim)?(_.*)?", re.IGNORECASE)
@@ -85,6 +87,8 @@ def declared_tensors(model: onnx.ModelProto) -> tuple[list[Declared], list[Decla
 
 
 def _declared(value: onnx.ValueInfoProto) -> Declared:
+    import onnx  # takes 0.1 s, and `import anybatch` alone needs none of it
+
     if value.type.WhichOneof("value") != "tensor_type":
         raise ModelError(f"{value.name!r}: expected a tensor, got {value.type.WhichOneof('value') or 'no type'}")
     tensor = value.type.tensor_type
@@ -135,7 +139,8 @@ def find_spec(
         batch: the size of the batch axis where it is baked in, see `fixed_batch`.
 
     Returns:
-        The spec, and the names of the outputs whose batch axis is only guessed to be 0, because the model says too little.
+        The spec, and the names of the outputs whose batch axis is only guessed, because their free dimensions have names of
+        their own.
 
     Raises:
         InputError: `axes` does not fit the model.
@@ -148,19 +153,19 @@ def find_spec(
     symbol = _batch_symbol(inputs, axes)
     if symbol is None:
         raise ModelError(f"no input has a free axis that could carry rows; inputs are {_listed(inputs)}")
-    guessed = [
-        tensor.name
-        for tensor in outputs
-        if tensor.name not in axes.axis
-        and tensor.dims
-        and not isinstance(tensor.dims[0], int)
-        and symbol not in map(_symbol, tensor.dims)
-    ]
-    axes = BatchAxes({**dict.fromkeys(guessed, 0), **axes.axis}, axes.rows_per_row)
+    known = {_symbol(dim) for tensor in inputs for dim in tensor.dims if not isinstance(dim, int)} - {""}
+    guessed = {}
+    for tensor in outputs:
+        free = [
+            axis for axis, dim in enumerate(tensor.dims) if not isinstance(dim, int) and _symbol(dim) not in known - {symbol}
+        ]
+        if free and tensor.name not in axes.axis and all(_symbol(tensor.dims[axis]) != symbol for axis in free):
+            guessed[tensor.name] = free[0]
+    axes = BatchAxes({**guessed, **axes.axis}, axes.rows_per_row)
     spec = ModelSpec(
         tuple(_spec(tensor, symbol, axes) for tensor in inputs), tuple(_spec(tensor, symbol, axes) for tensor in outputs)
     )
-    return spec, guessed
+    return spec, list(guessed)
 
 
 def _with_symbol(tensor: Declared, axes: BatchAxes, batch: int) -> Declared:

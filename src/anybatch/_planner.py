@@ -82,7 +82,11 @@ class Plan:
             counts[launch] = counts.get(launch, 0) + 1
         return " + ".join(
             ("" if count == 1 else f"{count} x ")
-            + (f"{launch.gear}" if launch.gear == launch.rows else f"{launch.gear} ({launch.rows} rows)")
+            + (
+                f"{launch.gear}"
+                if launch.gear == launch.rows
+                else f"{launch.gear} ({launch.rows} row{'s' * (launch.rows > 1)})"
+            )
             for launch, count in counts.items()
         )
 
@@ -194,8 +198,7 @@ class Planner:
     """
 
     def __init__(self, batching: Batching, costs: Costs | None = None, policy: Policy = "least_cost") -> None:
-        if policy not in POLICIES:
-            raise InputError(f"expected policy to be one of {list(POLICIES)}, got {policy!r}")
+        _check_policy(policy)
         self.batching = batching
         self.costs: Costs = AffineCosts() if costs is None else costs
         self.policy: Policy = policy
@@ -218,10 +221,10 @@ class Planner:
             policy: another policy than this planner's own.
 
         Raises:
-            InputError: `rows` is negative or not an int, or no exact plan exists; the message says which sizes there are.
+            InputError: `rows` is negative or not an int, the policy is unknown, or no exact plan exists.
         """
         rows = check_rows(rows)
-        chosen = self.policy if policy is None else policy
+        chosen = self.policy if policy is None else _check_policy(policy)
         if exact:
             chosen = "least_cost"
         if rows == 0:
@@ -230,6 +233,20 @@ class Planner:
             return self._plan_one_launch(rows, chosen, exact=exact)
         counts = self._least_cost(rows, exact=exact) if chosen == "least_cost" else _SIMPLE[chosen](rows, tuple(self._weights))
         return self._lay_out(rows, counts, chosen)
+
+    def plan_whole(self, rows: int) -> Plan | None:
+        """Return the plan of one launch of exactly that many rows, without padding; None where no launch has that size.
+
+        Its cost is that of the cheapest cover where costs do not tell about the size itself.
+        """
+        batching = self.batching
+        if isinstance(batching, Gears) and rows not in batching.sizes:
+            return None
+        if isinstance(batching, MultipleOf) and rows % batching.size:
+            return None
+        known = self.costs.sizes is None or rows in self.costs.sizes
+        cost = self.costs.of(rows) if known else self.plan(rows, policy="least_cost").cost
+        return Plan(rows, (Launch(rows, rows),), cost, self.policy)
 
     def _plan_one_launch(self, rows: int, policy: Policy, *, exact: bool) -> Plan:
         gear = rows
@@ -267,6 +284,12 @@ class Planner:
             )
         cost = math.fsum(self._weights[size] * count for size, count in counts.items())
         return Plan(rows, launches, cost, policy)
+
+
+def _check_policy(policy: Policy) -> Policy:
+    if policy not in POLICIES:
+        raise InputError(f"expected policy to be one of {list(POLICIES)}, got {policy!r}")
+    return policy
 
 
 def check_rows(rows: int) -> int:
@@ -412,7 +435,8 @@ class Explanation:
     Attributes:
         plan: the plan in force.
         padding_cost: the padded rows' share of their launch's cost, in the costs' unit.
-        alternatives: what each policy's plan costs, the one in force included.
+        alternatives: what each policy's plan costs, the one in force included; empty where outputs without rows force
+            another plan, which no policy chose.
         batching: what the session offers, in words.
         cost_source: where the costs come from.
         cost_unit: their unit.
@@ -433,33 +457,38 @@ class Explanation:
             f"{plan.rows} rows on {self.batching}: {plan}",
             f"  predicted cost {plan.cost:.6g}{unit}; costs: {self.cost_source}",
             f"  padding {plan.padded_rows} of {launched} rows, {self.padding_cost:.6g}{unit} of the cost",
-            "  policies: "
-            + ", ".join(
+        ]
+        if self.alternatives:
+            costs = (
                 f"{name} {cost:.6g}" + (f" (+{cost / plan.cost - 1:.0%})" if cost > plan.cost > 0 else "")
                 for name, cost in self.alternatives.items()
-            ),
-        ]
+            )
+            lines.append("  policies: " + ", ".join(costs))
+        else:
+            lines.append("  no policy's choice: an output without rows rules out padding, or more than one launch")
         return "\n".join(lines)
 
 
-def explain_rows(planner: Planner, rows: int, plan: Plan | None = None) -> Explanation:
-    """Explain what `planner` does with a request of that many rows, beside what the other policies would cost.
+def explain_rows(planner: Planner, plan: Plan | int) -> Explanation:
+    """Explain what `planner` does with a request, beside what the other policies would cost.
 
     Args:
-        plan: the plan in force, where it is not simply the planner's own.
+        plan: the plan in force, or just the rows of a request, which are then planned.
 
     Raises:
         InputError: see `Planner.plan`.
     """
-    plan = planner.plan(rows) if plan is None else plan
-    last_cost = 0.0
+    if not isinstance(plan, Plan):
+        plan = planner.plan(plan)
+    padding_cost = 0.0
     if plan.padded_rows:
-        last = plan.launches[-1].gear
-        last_cost = planner.plan(last, policy="round_up").cost * plan.padded_rows / last
+        gear = plan.launches[-1].gear
+        padding_cost = planner.plan(gear, policy="round_up").cost * plan.padded_rows / gear
+    chosen = planner.plan(plan.rows, policy=plan.policy).launches == plan.launches
     return Explanation(
         plan=plan,
-        padding_cost=last_cost,
-        alternatives={name: planner.plan(rows, policy=name).cost for name in POLICIES},
+        padding_cost=padding_cost,
+        alternatives={name: planner.plan(plan.rows, policy=name).cost for name in POLICIES} if chosen else {},
         batching=str(planner.batching),
         cost_source=planner.costs.source,
         cost_unit=planner.costs.unit,

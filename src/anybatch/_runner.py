@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 
 from anybatch._backend import Session
-from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf
+from anybatch._batching import Batching, Gears, MultipleOf
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
 from anybatch._pipeline import map_ordered
 from anybatch._planner import Costs, Explanation, Launch, Plan, Planner, Policy, explain_rows
@@ -172,7 +172,8 @@ class Runner:
         Raises:
             InputError: a name, dtype, shape or `out` array does not fit, the request needs padding or splitting that an
                 output without rows rules out, or no plan exists; nothing was executed.
-            ModelError: an output declared to be the same in every launch is not.
+            ModelError: an output declared to be the same in every launch is not, or the free dimensions of one come out
+                differently in each.
             DeviceError: the runtime failed. Earlier launches have run, some or all of `out` may be written.
             ContractError: the session returned what its spec rules out; as after DeviceError.
             ClosedError: close() was called before.
@@ -278,7 +279,7 @@ class Runner:
         Raises:
             InputError: see `plan`.
         """
-        return explain_rows(self._planner, rows, self.plan(rows))
+        return explain_rows(self._planner, self.plan(rows))
 
     def stats(self) -> Stats:
         """Return what the runner has done so far; one consistent picture, also after close()."""
@@ -395,7 +396,7 @@ class Runner:
             return plan
         silent = [tensor.name for tensor in self._unbatched if tensor.combine is None]
         if plan.rows == 0 or silent:
-            whole = self._whole_launch(plan.rows) if plan.rows else None
+            whole = self._planner.plan_whole(plan.rows) if plan.rows else None
             if whole is None:
                 names = silent or [tensor.name for tensor in self._unbatched]
                 what = f"{plan.rows} rows are run as {plan}" if plan.rows else "0 rows are not run at all"
@@ -404,19 +405,10 @@ class Runner:
                     "send a number of rows that is one full launch, or say how values combine: "
                     f"open(..., combine={{{names[0]!r}: 'same' | 'sum' | 'mean' | 'max' | 'min'}})"
                 )
-            return Plan(plan.rows, (whole,), self._planner.costs.of(whole.gear), plan.policy)
+            return whole
         if plan.padded_rows and any(tensor.combine != "same" for tensor in self._unbatched):
             return self._planner.plan(plan.rows, exact=True)  # padding would be in the sum
         return plan
-
-    def _whole_launch(self, rows: int) -> Launch | None:
-        batching = self._batching
-        fits = (
-            isinstance(batching, AnyBatch)
-            or (isinstance(batching, Gears) and rows in batching.sizes)
-            or (isinstance(batching, MultipleOf) and rows % batching.size == 0)
-        )
-        return Launch(rows, rows) if fits else None
 
     def _expected(self, rows: int) -> _Expected | None:
         """Return name, shape and dtype of each output for that many rows; None where a dimension is free."""
@@ -570,7 +562,13 @@ class _Join:
                 shape = list(result.shape)
                 shape[tensor.batch_axis] = self._rows * tensor.rows_per_row
                 whole = self._arrays[tensor.name] = np.empty(shape, tensor.dtype)
-            tensor.rows_of(whole, start, stop)[...] = tensor.rows_of(result, 0, stop - start)
+            place, part = tensor.rows_of(whole, start, stop), tensor.rows_of(result, 0, stop - start)
+            if place.shape != part.shape:
+                raise ModelError(
+                    f"output {tensor.name!r} ({tensor}) has other dimensions in each launch, {list(place.shape)} and then "
+                    f"{list(part.shape)}, so they cannot be joined: send a number of rows that is one launch"
+                )
+            place[...] = part
 
     def results(self) -> dict[str, Array]:
         """Return one array per output, in the model's order."""

@@ -1,0 +1,186 @@
+"""How long requests of several sizes take, as a caller sees it; and inputs to measure with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from anybatch._batching import Batching, Gears, MultipleOf
+from anybatch._errors import InputError
+from anybatch._planner import Plan
+from anybatch._runner import Runner
+from anybatch._tensors import Array, ModelSpec, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What requests of one size took.
+
+    Attributes:
+        plan: the launches of each request.
+        seconds: wall time of each call of `Runner.run`, in the order of the calls; at least one.
+    """
+
+    plan: Plan
+    seconds: tuple[float, ...]
+
+    @property
+    def rows_per_s(self) -> float:
+        """Real rows per second; padding does not count."""
+        return self.plan.rows * len(self.seconds) / sum(self.seconds)
+
+    @property
+    def mean(self) -> float:
+        """Mean time of a call, in seconds."""
+        return sum(self.seconds) / len(self.seconds)
+
+    def percentile(self, percent: float) -> float:
+        """Return a time that `percent` % of the calls did not exceed: one that was measured, not interpolated."""
+        return float(np.percentile(self.seconds, percent, method="inverted_cdf"))
+
+
+def measure_latencies(
+    runner: Runner,
+    requests: Mapping[int, Mapping[str, Array]],
+    *,
+    seconds: float = 1.0,
+    iterations: int | None = None,
+    warmup: int = 3,
+    clock: Callable[[], float] = perf_counter,
+    progress: Callable[[float], None] = lambda _share: None,
+) -> list[Latency]:
+    """Measure requests of several sizes, in rounds: each round calls every size once, in an order of its own.
+
+    A loop over one size would keep its weights, and its branches, in the caches, and report times that no caller with mixed
+    requests sees: up to 2.4 times too low where measured. Equal rounds keep the sizes comparable when the machine drifts.
+
+    Args:
+        requests: for each number of rows, the inputs; at least one.
+        seconds: how long to measure, per size on average; the last round is completed, and at least one is made.
+        iterations: how many rounds to make, instead of `seconds`.
+        warmup: rounds before that, not reported; the first launches of a size compile, allocate and page in.
+        clock: what tells the time, in seconds.
+        progress: called after each round with the share that is done, 0 to 1.
+
+    Returns:
+        One per size, in the order of `requests`.
+
+    Raises:
+        InputError: there is no request, one has no rows, a number is out of range, or a request does not fit the model.
+        DeviceError, ContractError, ClosedError: see `Runner.run`.
+    """
+    if not requests or min(requests) < 1:
+        raise InputError(f"expected requests of 1 row or more to measure, got sizes {list(requests)}")
+    if not seconds > 0 or (iterations is not None and iterations < 1) or warmup < 0:
+        raise InputError(f"expected seconds > 0, iterations >= 1, warmup >= 0, got {seconds}, {iterations}, {warmup}")
+    plans = {rows: runner.plan(rows) for rows in requests}
+    order = list(requests)
+    shuffle = random.Random(0).shuffle  # so that no size always runs in the wake of the same other one
+    for _ in range(warmup):
+        shuffle(order)
+        for rows in order:
+            runner.run(requests[rows])
+    measured: dict[int, list[float]] = {rows: [] for rows in requests}
+    budget = seconds * len(order)
+    rounds, spent, share = 0, 0.0, 0.0
+    while share < 1:
+        shuffle(order)
+        for rows in order:
+            started = clock()
+            runner.run(requests[rows])
+            measured[rows].append(clock() - started)
+            spent += measured[rows][-1]
+        rounds += 1
+        share = spent / budget if iterations is None else rounds / iterations
+        progress(min(share, 1.0))
+    return [Latency(plans[rows], tuple(times)) for rows, times in measured.items()]
+
+
+def awkward_sizes(batching: Batching) -> list[int]:
+    """Return request sizes where batching hurts most: one row, around batch sizes, and above the largest.
+
+    Around the smallest, the middle and the largest, where there are more than three.
+    """
+    if isinstance(batching, Gears):
+        gears = batching.sizes
+        sizes = {gears[0], gears[len(gears) // 2], gears[-1]} if len(gears) > 3 else set(gears)
+    elif isinstance(batching, MultipleOf):
+        sizes = {batching.size}
+    else:
+        return [1, 2, 4, 8, 16, 32, 64]
+    around = {size + step for size in sizes for step in (-1, 0, 1)}
+    return sorted({1, 2 * max(sizes) + 1} | around - {0})
+
+
+def random_inputs(spec: ModelSpec, rows: int, free: Mapping[str, int] | None = None) -> dict[str, Array]:
+    """Return inputs of that many rows, the same at every call: floats from a normal distribution, integers 0 or 1.
+
+    Integers are often indices or class numbers; 0 and 1 are valid wherever anything is.
+
+    Args:
+        free: sizes of the free dimensions: of a named one by its name, of one without by its input and axis, as in ``"x.1"``.
+
+    Raises:
+        InputError: the size of a free dimension is missing or negative, or `free` has one that the model has not.
+    """
+    free = free or {}
+    wanted = {name for tensor in spec.inputs for name in _free_names(tensor).values()}
+    missing, unknown = sorted(wanted - set(free)), sorted(set(free) - wanted)
+    if missing:
+        raise InputError(
+            f"the model leaves dimensions free: give each a size, {' '.join(f'--shape {name}=SIZE' for name in missing)}"
+        )
+    if unknown or any(size < 0 for size in free.values()):
+        raise InputError(f"expected sizes >= 0 for the free dimensions {sorted(wanted)}, got {dict(free)}")
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for tensor in spec.inputs:
+        shape = list(tensor.shape_for(rows))
+        for axis, name in _free_names(tensor).items():
+            shape[axis] = free[name]
+        arrays[tensor.name] = _random_array(generator, tensor.dtype, [size or 0 for size in shape])
+    return arrays
+
+
+def take_rows(spec: ModelSpec, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    """Return a request of that many rows from the beginning of another, which is repeated where it is shorter.
+
+    Arrays are contiguous, so that what is measured later is not the copy that others would need.
+
+    Raises:
+        InputError: there are no rows to repeat.
+    """
+    taken = {}
+    for tensor in spec.inputs:
+        array = inputs[tensor.name]
+        if tensor.batch_axis is not None:
+            length = array.shape[tensor.batch_axis]
+            if length == 0:
+                raise InputError(f"{tensor.name!r}: expected at least one row to measure with, got {list(array.shape)}")
+            times = [1] * array.ndim
+            times[tensor.batch_axis] = -(-rows * tensor.rows_per_row // length)
+            array = tensor.rows_of(array if rows * tensor.rows_per_row <= length else np.tile(array, times), 0, rows)
+        taken[tensor.name] = np.ascontiguousarray(array)
+    return taken
+
+
+def _free_names(tensor: TensorSpec) -> dict[int, str]:
+    """Return the free dimensions of an input by axis: their name, or input and axis where they have none."""
+    return {
+        axis: size if isinstance(size, str) else f"{tensor.name}.{axis}"
+        for axis, size in enumerate(tensor.shape)
+        if axis != tensor.batch_axis and not isinstance(size, int)
+    }
+
+
+def _random_array(generator: np.random.Generator, dtype: np.dtype[Any], shape: list[int]) -> Array:
+    if dtype.kind in "biu":
+        return generator.integers(0, 2, shape).astype(dtype)
+    if dtype.kind == "c":
+        return (generator.standard_normal(shape) + 1j * generator.standard_normal(shape)).astype(dtype)
+    return generator.standard_normal(shape).astype(dtype)  # bfloat16 and its like are of kind "V"

@@ -1,0 +1,120 @@
+"""Arguments that several commands share, and how their text becomes values."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
+
+import typer
+
+from anybatch import _registry
+from anybatch._cli._output import progress
+from anybatch._errors import InputError
+from anybatch._planner import POLICIES
+from anybatch._runner import Runner
+
+Value = TypeVar("Value")
+
+
+def _backend_names() -> list[str]:
+    return _registry.registry().names
+
+
+ModelFile: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="The model's file.")]
+BackendName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", help="Backend to open it with; default: the one for the file's suffix.", autocompletion=_backend_names
+    ),
+]
+Device: TypeAlias = Annotated[int, typer.Option("--device", help="Index of the device.")]
+BatchSizes: TypeAlias = Annotated[
+    str | None, typer.Option("--batch-sizes", metavar="1,4,8", help="Compile for these; default: what the model offers.")
+]
+Options: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="An option of the backend, as JSON or text; may be repeated."),
+]
+PolicyName: TypeAlias = Annotated[
+    str, typer.Option("--policy", help=f"How to split: {', '.join(POLICIES)}.", autocompletion=lambda: list(POLICIES))
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+# These have an option of their own, or none: --option is for what is the backend's.
+_OURS: Final = frozenset(inspect.signature(_registry.open_model).parameters) - {"options"}
+
+
+def open_runner(
+    model: Path, backend: str | None, device: int, batch_sizes: str | None, options: Sequence[str] | None, **arguments: Any
+) -> Runner:
+    """Open a model as the shared arguments say; `arguments` are further ones of `anybatch.open`.
+
+    Raises:
+        InputError: an argument does not read as what it should be; and all that `anybatch.open` raises.
+    """
+    sizes = None if batch_sizes is None else parse_ints("--batch-sizes", batch_sizes)
+    own = parse_options(options)
+    with progress(f"opening {model.name}"):  # hardware may compile for minutes
+        return _registry.open_model(model, backend=backend, device=device, batch_sizes=sizes, **arguments, **own)
+
+
+def parse_ints(option: str, text: str) -> list[int]:
+    """Return the whole numbers of a list such as ``1,4,8``."""
+    return _parse_list(option, text, int, "whole numbers such as 1,4,8")
+
+
+def parse_int(option: str, text: str) -> int:
+    """Return a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option}: expected a whole number, got {text!r}") from None
+
+
+def parse_floats(option: str, text: str) -> list[float]:
+    """Return the numbers of a list such as ``1,1.6,2.9``."""
+    return _parse_list(option, text, float, "numbers such as 1,1.6,2.9")
+
+
+def _parse_list(option: str, text: str, parse: Callable[[str], Value], wanted: str) -> list[Value]:
+    try:
+        return [parse(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option}: expected {wanted}, got {text!r}") from None
+
+
+def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, str]:
+    """Return ``NAME=VALUE`` texts as a dict.
+
+    Raises:
+        InputError: one has no name or no ``=``, or a name comes twice.
+    """
+    parsed: dict[str, str] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise InputError(f"{option}: expected NAME=VALUE, got {pair!r}")
+        if name in parsed:
+            raise InputError(f"{option}: expected each name once, got {name!r} twice")
+        parsed[name] = value
+    return parsed
+
+
+def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Return a backend's options: values that read as JSON are that, others are text.
+
+    Raises:
+        InputError: see `parse_pairs`; or the name is an argument of `anybatch.open` itself.
+    """
+    options: dict[str, Any] = {}
+    for name, text in parse_pairs("--option", pairs).items():
+        if name in _OURS:
+            raise InputError(f"--option {name}: this is no option of a backend; see --help for what there is instead")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options

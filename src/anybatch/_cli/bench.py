@@ -1,0 +1,162 @@
+"""``anybatch bench``: latency and throughput at several request sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anybatch import _registry
+from anybatch._bench import Latency, awkward_sizes, measure_latencies, random_inputs, take_rows
+from anybatch._cli._arguments import (
+    BackendName,
+    BatchSizes,
+    Device,
+    Json,
+    ModelFile,
+    Options,
+    open_runner,
+    parse_int,
+    parse_ints,
+    parse_pairs,
+)
+from anybatch._cli._files import check_input, read_inputs
+from anybatch._cli._output import (
+    bar,
+    counted,
+    is_simulated,
+    new_table,
+    plan_as_json,
+    print_json,
+    print_table,
+    print_text,
+    progress,
+)
+from anybatch._cli.inspect import batching_as_json
+from anybatch._errors import InputError
+from anybatch._planner import check_rows
+from anybatch._runner import Runner
+from anybatch._tensors import Array, check_request
+
+
+def bench(
+    model: ModelFile,
+    backend: BackendName = None,
+    device: Device = 0,
+    batch_sizes: BatchSizes = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="1,7,64", help="Rows of the requests; default: sizes that hurt.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="How long to measure, per size on average; default: 1.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="How often to call each size, instead of --seconds.")
+    ] = None,
+    warmup: Annotated[int, typer.Option("--warmup", help="Calls of each size before measuring.")] = 3,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE", help="Rows to use, .npz or .npy; default: random ones.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--shape", metavar="NAME=SIZE", help="Size of a free dimension; may be repeated.")
+    ] = None,
+    option: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Measure latency and throughput.
+
+    At several request sizes, by default those that hurt: around and above the batch sizes. Throughput is that of one
+    caller, and counts real rows, no padding. Sizes take turns: a loop over one would report times that no caller sees.
+    """
+    if seconds is not None and iterations is not None:
+        raise InputError("expected --seconds or --iterations, got both")
+    if input_file is not None:
+        check_input(input_file)
+    with open_runner(model, backend, device, batch_sizes, option) as runner:
+        sizes = awkward_sizes(runner.batching) if rows is None else parse_ints("--rows", rows)
+        requests = _requests(runner, sizes, input_file, shape)
+        with progress(counted(len(requests), "size")) as show:
+            latencies = measure_latencies(
+                runner,
+                requests,
+                seconds=1.0 if seconds is None else seconds,
+                iterations=iterations,
+                warmup=warmup,
+                progress=show,
+            )
+    runtime = _registry.registry().get(runner.backend).check_usable()
+    if as_json:
+        print_json(
+            {
+                "model": str(model),
+                "backend": runner.backend,
+                "simulated": is_simulated(runner.backend),
+                "runtime": runtime,
+                "batching": batching_as_json(runner.batching),
+                "sizes": [_as_json(latency) for latency in latencies],
+            }
+        )
+    else:
+        print_text(f"{model} on {runner.backend} ({runtime}), {runner.batching}", "bold")
+        if is_simulated(runner.backend):
+            print_text("SIMULATED: these are the simulator's times, not those of hardware", "yellow")
+        _print(latencies)
+
+
+def _requests(
+    runner: Runner, sizes: list[int], input_file: Path | None, shape: list[str] | None
+) -> dict[int, dict[str, Array]]:
+    for size in sizes:
+        check_rows(size)
+    if input_file is None:
+        free = {name: parse_int("--shape", size) for name, size in parse_pairs("--shape", shape).items()}
+        inputs = random_inputs(runner.spec, max(sizes), free)
+    elif shape:
+        raise InputError("--shape is for random inputs, but --input gives some")
+    else:
+        _, inputs = check_request(runner.spec, read_inputs(input_file, runner.spec, ignore_extra=True))
+    return {size: take_rows(runner.spec, inputs, size) for size in sizes}
+
+
+def _as_json(latency: Latency) -> dict[str, Any]:
+    plan = plan_as_json(latency.plan)
+    return {key: plan[key] for key in ("rows", "launches", "padded_rows")} | {
+        "iterations": len(latency.seconds),
+        "seconds": sum(latency.seconds),
+        "min_s": min(latency.seconds),
+        "p50_s": latency.percentile(50),
+        "p90_s": latency.percentile(90),
+        "p99_s": latency.percentile(99),
+        "mean_s": latency.mean,
+        "rows_per_s": latency.rows_per_s,
+    }
+
+
+def _print(latencies: list[Latency]) -> None:
+    unit, scale = _unit(min(min(latency.seconds) for latency in latencies))
+    print_text(f"times in {unit}, {counted(len(latencies[0].seconds), 'call')} of each size")
+    print_text()
+    numbers = ("rows", "pad", "min", "p50", "p90", "p99", "mean", "rows/s")
+    table = new_table("rows", "launches", *numbers[1:], "", numbers=numbers)
+    best = max(latency.rows_per_s for latency in latencies)
+    for latency in latencies:
+        times = [min(latency.seconds), *(latency.percentile(percent) for percent in (50, 90, 99)), latency.mean]
+        table.add_row(
+            str(latency.plan.rows),
+            str(latency.plan),
+            str(latency.plan.padded_rows),
+            *(_three_digits(time * scale) for time in times),
+            f"{latency.rows_per_s:,.0f}",
+            bar(latency.rows_per_s / best, width=12),
+        )
+    print_table(table)
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """Return the unit in which a time has at least one digit before the point, and how many of it are in a second."""
+    return next(((unit, scale) for unit, scale in (("s", 1.0), ("ms", 1e3)) if seconds * scale >= 1), ("us", 1e6))
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:.0f}"

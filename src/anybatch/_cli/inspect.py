@@ -1,0 +1,64 @@
+"""``anybatch inspect``: what a model takes and gives, and in which batch sizes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from anybatch import _registry
+from anybatch._batching import Batching
+from anybatch._cli._arguments import BackendName, BatchSizes, Device, Json, ModelFile, Options, open_runner
+from anybatch._cli._output import is_simulated, new_table, print_json, print_table, print_text
+from anybatch._tensors import TensorSpec
+
+
+def inspect(
+    model: ModelFile,
+    backend: BackendName = None,
+    device: Device = 0,
+    batch_sizes: BatchSizes = None,
+    option: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Open a model and show its inputs, outputs and batch sizes."""
+    with open_runner(model, backend, device, batch_sizes, option) as runner:
+        spec, batching, name = runner.spec, runner.batching, runner.backend
+    runtime = _registry.registry().get(name).check_usable()
+    if as_json:
+        print_json(
+            {
+                "model": str(model),
+                "backend": name,
+                "simulated": is_simulated(name),
+                "runtime": runtime,
+                "batching": batching_as_json(batching),
+                "inputs": [_as_json(tensor) for tensor in spec.inputs],
+                "outputs": [_as_json(tensor) | {"combine": tensor.combine} for tensor in spec.outputs],
+            }
+        )
+        return
+    print_text(f"{model} on {name}{', simulated' * is_simulated(name)} ({runtime})")
+    print_text(f"batching: {batching}")
+    print_text()
+    table = new_table("side", "name", "dtype", "shape", "batch axis", "per row", numbers=("batch axis", "per row"))
+    for side, tensors in (("input", spec.inputs), ("output", spec.outputs)):
+        for tensor in tensors:
+            axis, per_row = ("none", "-") if tensor.batch_axis is None else (str(tensor.batch_axis), str(tensor.rows_per_row))
+            table.add_row(side, tensor.name, str(tensor.dtype), str(tensor).partition(" ")[2], axis, per_row)
+    print_table(table)
+
+
+def batching_as_json(batching: Batching) -> dict[str, Any]:
+    """Return a batching's kind and fields, such as ``{"kind": "Gears", "sizes": [1, 4], "pads": false}``."""
+    return {"kind": type(batching).__name__, **asdict(batching)}
+
+
+def _as_json(tensor: TensorSpec) -> dict[str, Any]:
+    """Return a tensor as JSON; in its shape, null is the batch axis or a free dimension, a text a named free one."""
+    return {
+        "name": tensor.name,
+        "dtype": str(tensor.dtype),
+        "shape": list(tensor.shape),
+        "batch_axis": tensor.batch_axis,
+        "rows_per_row": tensor.rows_per_row,
+    }

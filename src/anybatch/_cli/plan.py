@@ -1,0 +1,112 @@
+"""``anybatch plan``: how requests would be split, and what that costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anybatch._batching import Gears, check_batch_sizes
+from anybatch._cli._arguments import BackendName, Device, Json, Options, PolicyName, open_runner, parse_floats, parse_ints
+from anybatch._cli._output import bar, counted, new_table, plan_as_json, print_json, print_table, print_text
+from anybatch._errors import InputError
+from anybatch._planner import AffineCosts, Costs, Explanation, Planner, TableCosts, explain_rows
+
+
+def plan(
+    rows: Annotated[list[str], typer.Option("--rows", metavar="N[,N]...", help="Rows of a request; may be repeated.")],
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="Plan for this model's batch sizes.", show_default=False)
+    ] = None,
+    gears: Annotated[
+        str | None,
+        typer.Option("--gears", "--batch-sizes", metavar="1,4,8", help="Batch sizes: to plan for, or to compile MODEL for."),
+    ] = None,
+    costs: Annotated[str | None, typer.Option("--costs", metavar="1,2.9,5.5", help="What a launch of each gear costs.")] = None,
+    overhead: Annotated[
+        float | None, typer.Option("--overhead", help="What each launch costs on top of its rows; with --per-row.")
+    ] = None,
+    per_row: Annotated[
+        float | None, typer.Option("--per-row", help="What each row of a launch costs; with --overhead.")
+    ] = None,
+    policy: PolicyName = "least_cost",
+    backend: BackendName = None,
+    device: Device = 0,
+    option: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Show how requests are split, and at what cost.
+
+    The launches that cover each request, its padding, and what each other policy would cost.
+    Without a MODEL nothing is opened: --gears says which batch sizes there are.
+    """
+    counts = [count for text in rows for count in parse_ints("--rows", text)]
+    table = _costs(gears, costs, overhead, per_row)
+    if model is not None:
+        with open_runner(model, backend, device, gears, option, costs=table, policy=policy) as runner:
+            explanations = [runner.explain(count) for count in counts]
+    else:
+        if gears is None:
+            raise InputError("expected a MODEL or --gears, such as --gears 1,2,4,8")
+        if backend is not None or device or option:
+            raise InputError("--backend, --device and --option are for opening a MODEL, but there is none")
+        # Any string is a policy until the planner says which there are.
+        planner = Planner(Gears(tuple(parse_ints("--gears", gears))), table, policy)  # type: ignore[arg-type]
+        explanations = [explain_rows(planner, count) for count in counts]
+    if as_json:
+        documents = [_as_json(explanation) for explanation in explanations]
+        print_json(documents[0] if len(documents) == 1 else documents)
+        return
+    for index, explanation in enumerate(explanations):
+        if index:
+            print_text()
+        _print(explanation)
+
+
+def _costs(gears: str | None, costs: str | None, overhead: float | None, per_row: float | None) -> Costs | None:
+    if overhead is not None or per_row is not None:
+        if overhead is None or per_row is None:
+            raise InputError("--overhead and --per-row belong together: give both")
+        if costs is not None:
+            raise InputError("expected --costs, or --overhead and --per-row, got all of them")
+        return AffineCosts(overhead, per_row, source="overhead and per row as given", unit="")
+    if costs is None:
+        return None
+    if gears is None:
+        raise InputError("--costs has one cost for each of --gears, which is missing")
+    sizes, values = parse_ints("--gears", gears), parse_floats("--costs", costs)
+    check_batch_sizes(sizes)  # a dict would keep only the last of two equal ones
+    if len(sizes) != len(values):
+        raise InputError(f"expected one cost for each gear, got {len(values)} costs for {len(sizes)} gears")
+    return TableCosts(dict(zip(sizes, values, strict=True)))
+
+
+def _as_json(explanation: Explanation) -> dict[str, Any]:
+    return plan_as_json(explanation.plan) | {
+        "padding_cost": explanation.padding_cost,
+        "policies": dict(explanation.alternatives),
+        "batching": explanation.batching,
+        "cost_source": explanation.cost_source,
+        "cost_unit": explanation.cost_unit,
+    }
+
+
+def _print(explanation: Explanation) -> None:
+    plan, unit = explanation.plan, f" {explanation.cost_unit}" * bool(explanation.cost_unit)
+    print_text(f"{counted(plan.rows, 'row')} on {explanation.batching}: {plan}", "bold")
+    print_text(
+        f"padding   {plan.padded_rows} of {plan.rows + plan.padded_rows} rows, {explanation.padding_cost:.6g}{unit} of the cost"
+    )
+    print_text(f"cost      {plan.cost:.6g}{unit}; costs: {explanation.cost_source}")
+    print_text()
+    table = new_table("policy", "cost", "more", "", numbers=("cost", "more"))
+    if not explanation.alternatives:
+        print_text("no policy chose this: an output without rows rules out padding, or more than one launch")
+        return
+    highest = max(explanation.alternatives.values())
+    for name, cost in explanation.alternatives.items():
+        more = f"{cost / plan.cost - 1:+.0%}" if plan.cost and cost != plan.cost else ""
+        share = cost / highest if highest else 0.0
+        table.add_row(name, f"{cost:.6g}", more, bar(share), style="bold" if name == plan.policy else None)
+    print_table(table)
