@@ -15,7 +15,7 @@ The least-cost plan
        the b + 1 prefix sums agree modulo b). Replacing that subset by launches of size b costs no more, since b is
        cheapest per row. So some optimal plan has at most b - 1 launches of other sizes, which sum to at most (b - 1) * G;
        from there on every optimal plan can be taken to contain a launch of size b, which is the equation in 2. The
-       table doubles until it sees the window; in practice the first table of 4 * G entries already does.
+       table doubles until it sees the window; in practice the first table, of 5 * G entries, already does.
 
     *Ties.* Each launch carries a surcharge of 1e-9 of the cheapest launch's cost, and up to half of that again in proportion
     to its size, so equal costs go to fewer launches, then to less padding. Costs that differ by rounding only (0.1 + 0.2
@@ -335,7 +335,7 @@ class _Cover:
             # First a length that mostly shows the window; then no more than is asked for, but neither entry by entry.
             length = len(self._least)
             if length == 1:
-                self._grow(max(256, min(left, 4 * max(self._weights)) + 1))
+                self._grow(max(256, min(left, 5 * max(self._weights)) + 1))
             else:
                 self._grow(min(2 * length, max(left + 1, length + length // 4)))
         least = self._least

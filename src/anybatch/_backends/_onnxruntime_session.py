@@ -84,21 +84,25 @@ class OnnxRuntimeSession:
                 return runtime.run(inputs, out)
             except Exception as error:  # ONNX Runtime's errors share no base class
                 raise _device_error(error) from error
+        bound = None
         try:
-            bound = idle.pop()
-        except IndexError:  # as many threads are in here as there are buffers
-            bound = _Bound(runtime.session, self.spec, gear)
-        if inputs[self._rows_name].shape != bound.rows_shape:
-            self._check_rows(inputs, gear)
-        try:
+            try:
+                bound = idle.pop()
+            except IndexError:  # as many threads are in here as there are buffers
+                bound = _Bound(runtime.session, self.spec, gear)
+            if inputs[self._rows_name].shape != bound.rows_shape:
+                self._check_rows(inputs, gear)
             for name, place in bound.inputs:
                 place[...] = inputs[name]
             bound.run(bound.binding)
             return {name: place.copy() for name, place in bound.outputs}
+        except InputError:
+            raise
         except Exception as error:
             raise _device_error(error) from error
         finally:
-            idle.append(bound)
+            if bound is not None:
+                idle.append(bound)
 
     def close(self) -> None:
         """Free the model; twice is fine."""
@@ -372,7 +376,7 @@ def _to_numpy(value: Any, dtype: np.dtype[Any]) -> Array:
     """Return a copy of an OrtValue that ONNX Runtime made."""
     array: Array
     if dtype == ml_dtypes.bfloat16:
-        count = value.tensor_size_in_bytes()
+        count = math.prod(value.shape()) * dtype.itemsize
         memory = (ctypes.c_char * count).from_address(value.data_ptr()) if count else b""
         array = np.frombuffer(memory, dtype).reshape(value.shape()).copy()
     else:
