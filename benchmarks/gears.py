@@ -17,9 +17,9 @@ from time import perf_counter
 import numpy as np
 import onnx
 import onnxruntime
-from _models import mlp
 
 import anybatch
+from _models import mlp
 
 GEARS = (1, 2, 4, 8, 16, 32)
 DIGITS = Path(__file__).parent.parent / "examples" / "01_digits" / "digits.onnx"

@@ -1,7 +1,8 @@
 """Peak memory of one request of 1,000 images of 3x224x224 on a gear of 32. ``python benchmarks/memory.py`` (Linux, 3 GB).
 
-Goal: no more than inputs + outputs + one padded tail, which is a gear of inputs and a gear of outputs. Beside it, what people write by hand: pad the whole request to a
-multiple of the gear, run the pieces, concatenate. Each way runs in a process of its own; the peak is the kernel's.
+Goal: no more than inputs + outputs + one padded tail, which is a gear of inputs and a gear of outputs. Beside it, what
+people write by hand: pad the whole request to a multiple of the gear, run the pieces, concatenate. Each way runs in a
+process of its own; the peak is the kernel's.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from _models import channel_means
 from onnx import TensorProto, helper
-from overhead import raw_session
 
 import anybatch
+from _models import channel_means
+from overhead import raw_session
 
 ROWS, GEAR, SHAPE = 1000, 32, (3, 224, 224)
 MIB = 2**20

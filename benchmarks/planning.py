@@ -10,9 +10,9 @@ import timeit
 from time import perf_counter
 
 import numpy as np
-from _models import elementwise
 
 import anybatch
+from _models import elementwise
 from anybatch import Gears, Planner
 
 GEARS = (

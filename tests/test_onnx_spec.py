@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from anybatch import InputError, ModelError, read_model_spec
+from anybatch import InputError, ModelError, read_model, read_model_spec
 
 FLOAT = TensorProto.FLOAT
 
@@ -109,9 +109,25 @@ def test_a_sequence_is_no_tensor():
     [
         ({"batch_axis": {"nothing": 0}}, "batch_axis names 'nothing', which is no input or output"),
         ({"rows_per_row": {"nothing": 2}}, "rows_per_row names 'nothing'"),
+        ({"batch_axis": "x"}, "expected batch_axis to map tensor names to axes, .* got 'x'"),
+        ({"batch_axis": {"x": True}}, "expected batch_axis to map tensor names to axes"),
+        ({"rows_per_row": {"x": "a"}}, "expected rows_per_row to map tensor names to counts"),
         ({"batch_axis": {"x": 2}}, "batch_axis of 'x': expected an axis in 0..1, got 2"),
     ],
 )
 def test_bad_overrides(options, message):
     with pytest.raises(InputError, match=message):
         read_model_spec(model({"x": ["N", 3]}, {"y": ["N"]}), **options)
+
+
+def test_read_model_takes_every_form_and_says_what_is_none(tmp_path):
+    good = model({"x": ["N"]}, {"y": ["N"]})
+    path = tmp_path / "good.onnx"
+    path.write_bytes(good.SerializeToString())
+    assert read_model(good) is good
+    assert read_model(path) == read_model(good.SerializeToString()) == good
+    path.write_bytes(b"\x00nonsense")
+    with pytest.raises(ModelError, match="good.onnx' is no ONNX model: "):
+        read_model(path)
+    with pytest.raises(ModelError, match="the bytes are no ONNX model: "):
+        read_model(b"\x00nonsense")

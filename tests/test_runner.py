@@ -674,9 +674,10 @@ def test_close_waits_for_calls_in_progress_and_refuses_new_ones():
 def test_a_runner_left_open_warns_and_closes():
     backend = FakeBackend()
     runner = open_fake(backend=backend)
+    watched = [runner]
+    del runner
     with pytest.warns(ResourceWarning, match="<Runner on fake, gears 1, 4, 8, open> was left open"):
-        del runner
-        gc.collect()
+        watched.clear()
     assert backend.alive == 0
 
 

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from anybatch import InputError, ModelError, ModelSpec, TensorSpec
+from anybatch import AnyBatch, Gears, InputError, ModelError, ModelSpec, MultipleOf, TensorSpec, check_launch
 
 F32 = np.dtype(np.float32)
 
@@ -78,3 +78,33 @@ def test_a_model_needs_rows():
         ModelError, match=r"no input has a batch axis, so there are no rows to batch; inputs are 'x': float32 \[3\]"
     ):
         ModelSpec((tensor(3, batch_axis=None),), (tensor(None),))
+
+
+@pytest.mark.parametrize(
+    ("batching", "rows", "gear", "message"),
+    [
+        (Gears((4, 8)), 4, 4, None),
+        (Gears((4, 8)), 5, 5, "expected a gear of this session, which runs gears 4, 8, got 5"),
+        (Gears((4, 8)), 3, 4, "expected 4 rows in every input, got: 'x' has 3"),
+        (Gears((4, 8), pads=True), 3, 4, None),
+        (Gears((4, 8), pads=True), 5, 4, "expected 1 to 4 rows in every input, got: 'x' has 5"),
+        (Gears((4, 8), pads=True), 0, 4, "expected 1 to 4 rows in every input, got: 'x' has 0"),
+        (MultipleOf(4), 5, 8, None),
+        (MultipleOf(4), 5, 6, "expected a gear of this session, which runs multiples of 4, got 6"),
+        (AnyBatch(), 5, 5, None),
+        (AnyBatch(), 5, 6, "expected 6 rows in every input, got: 'x' has 5"),
+        (AnyBatch(), 0, 0, "expected a gear of this session, which runs any batch size, got 0"),
+    ],
+)
+def test_check_launch(batching, rows, gear, message):
+    spec = ModelSpec((tensor(None, 2),), (tensor(None),))
+    inputs = {"x": np.ones((rows, 2), np.float32)}
+    if message is None:
+        assert check_launch(spec, batching, inputs, gear) == rows
+    else:
+        with pytest.raises(InputError, match=message):
+            check_launch(spec, batching, inputs, gear)
+    if rows:
+        wider = ModelSpec((tensor(None, 2), TensorSpec("z", F32, (None,), rows_per_row=2)), spec.outputs)
+        with pytest.raises(InputError, match="expected"):
+            check_launch(wider, batching, {**inputs, "z": np.ones(2 * rows + 1, np.float32)}, gear)

@@ -200,9 +200,7 @@ def build_model(network: nn.Sequential, seed: int) -> onnx.ModelProto:
             )
         ],
         outputs=[
-            helper.make_tensor_value_info(
-                "scores", TensorProto.FLOAT, ["batch", 10], doc_string="One logit per digit, 0 to 9."
-            )
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 10], doc_string="One logit per digit, 0 to 9.")
         ],
         initializer=[numpy_helper.from_array(value, name) for name, value in constants.items()],
         doc_string=DOC,

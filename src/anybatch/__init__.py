@@ -1,6 +1,6 @@
 """Any number of rows through models compiled for a few batch sizes, whatever hardware runs them."""
 
-from anybatch._backend import Backend, Model, Session, check_options
+from anybatch._backend import Backend, Model, Session, check_launch, check_options
 from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf, check_batch_sizes
 from anybatch._errors import (
     AnybatchError,
@@ -13,7 +13,7 @@ from anybatch._errors import (
     ModelError,
 )
 from anybatch._hookspecs import hookimpl
-from anybatch._onnx_spec import read_model_spec
+from anybatch._onnx_spec import read_model, read_model_spec
 from anybatch._planner import (
     POLICIES,
     AffineCosts,
@@ -69,10 +69,12 @@ __all__ = [
     "TensorSpec",
     "available_backends",
     "check_batch_sizes",
+    "check_launch",
     "check_options",
     "explain_rows",
     "hookimpl",
     "open",
+    "read_model",
     "read_model_spec",
     "registry",
 ]

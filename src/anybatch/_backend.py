@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from anybatch._batching import Batching
+from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf
 from anybatch._errors import InputError
 from anybatch._tensors import Array, ModelSpec
 
@@ -113,6 +113,33 @@ class Backend(Protocol):
             In every case nothing stays allocated.
         """
         ...
+
+
+def check_launch(spec: ModelSpec, batching: Batching, inputs: Mapping[str, Array], gear: int) -> int:
+    """Check that `inputs` are one launch of that gear, as `Session.execute` must, and return their rows.
+
+    Raises:
+        InputError: `gear` is none of the sizes, or an input has not the rows it needs.
+    """
+    offered = (
+        isinstance(batching, AnyBatch)
+        or (isinstance(batching, Gears) and gear in batching.sizes)
+        or (isinstance(batching, MultipleOf) and gear % batching.size == 0)
+    )
+    if not offered or gear < 1:
+        raise InputError(f"expected a gear of this session, which runs {batching}, got {gear}")
+    pads = isinstance(batching, MultipleOf) or (isinstance(batching, Gears) and batching.pads)
+    lengths = {
+        tensor.name: (inputs[tensor.name].shape[tensor.batch_axis], tensor.rows_per_row)
+        for tensor in spec.inputs
+        if tensor.batch_axis is not None
+    }
+    length, factor = next(iter(lengths.values()))
+    rows = int(length // factor)
+    if any(length != rows * factor for length, factor in lengths.values()) or not (1 <= rows <= gear if pads else rows == gear):
+        listed = ", ".join(f"{name!r} has {length}" for name, (length, _) in lengths.items())
+        raise InputError(f"expected {'1 to ' * pads}{gear} rows in every input, got: {listed}")
+    return rows
 
 
 def check_options(options: Mapping[str, object], known: Collection[str], *, backend: str) -> None:

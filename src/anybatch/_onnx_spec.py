@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from anybatch._backend import Model
 from anybatch._errors import InputError, ModelError
 from anybatch._tensors import Dim, ModelSpec, TensorSpec
 
@@ -54,7 +55,9 @@ class BatchAxes:
             ("rows_per_row", (int,), "counts"),
         ):
             value = options.get(option) or {}
-            if not isinstance(value, Mapping) or not all(isinstance(item, allowed) for item in value.values()):
+            if not isinstance(value, Mapping) or not all(
+                isinstance(item, allowed) and not isinstance(item, bool) for item in value.values()
+            ):
                 raise InputError(f"expected {option} to map tensor names to {meaning}, got {value!r}")
             read[option] = dict(value)
         return cls(read["batch_axis"], read["rows_per_row"])
@@ -238,6 +241,24 @@ def _suggestion(names: Iterable[str]) -> str:
     return str({first: 0, **dict.fromkeys(others)})
 
 
+def read_model(model: Model) -> onnx.ModelProto:
+    """Return a model as a proto, whatever form a backend was handed; external data stays in its files.
+
+    Raises:
+        ModelError: the bytes or the file are no ONNX model.
+    """
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError has no public type, and files fail in their own ways
+        raise ModelError(
+            f"{'the bytes are' if isinstance(model, bytes) else f'{str(model)!r} is'} no ONNX model: {error}"
+        ) from error
+
+
 def read_model_spec(
     model: onnx.ModelProto,
     *,
@@ -257,7 +278,7 @@ def read_model_spec(
         InputError: an override names no tensor, or an axis that is not there.
         ModelError: there is no batch axis, or more than one candidate, or a tensor is of no supported type.
     """
-    axes = BatchAxes(batch_axis or {}, rows_per_row or {})
+    axes = BatchAxes.from_options({"batch_axis": batch_axis, "rows_per_row": rows_per_row})
     inputs, outputs = declared_tensors(model)
     axes.check_names((*inputs, *outputs))
     spec, _ = find_spec(inputs, outputs, axes, batch=fixed_batch(inputs, axes))

@@ -29,7 +29,7 @@ import operator
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, TypeAlias, get_args
+from typing import Final, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +91,7 @@ class Plan:
         )
 
 
+@runtime_checkable
 class Costs(Protocol):
     """What a launch of a given size costs."""
 
@@ -201,6 +202,8 @@ class Planner:
         _check_policy(policy)
         self.batching = batching
         self.costs: Costs = AffineCosts() if costs is None else costs
+        if not isinstance(self.costs, Costs):
+            raise InputError(f"expected costs as AffineCosts, TableCosts or a mapping of sizes to costs, got {costs!r}")
         self.policy: Policy = policy
         self._weights: dict[int, float] = {}
         if isinstance(batching, Gears):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -36,7 +37,7 @@ class PluginFailure:
 
     name: str
     distribution: str
-    error: Exception
+    error: BaseException
 
     def __str__(self) -> str:
         return f"plugin {self.name!r} of {self.distribution}: {type(self.error).__name__}: {self.error}"
@@ -59,7 +60,7 @@ class Registry:
             distribution = entry_point.dist.name if entry_point.dist is not None else "an unknown distribution"
             try:
                 backends = _load(entry_point)
-            except Exception as error:  # whatever a plugin raises while it is imported is kept, and shown with its name
+            except (Exception, SystemExit) as error:  # whatever a plugin does while it is imported is shown with its name
                 self.failures.append(PluginFailure(entry_point.name, distribution, error))
                 continue
             for backend in backends:
@@ -109,7 +110,8 @@ class Registry:
             raise BackendNotFoundError(f"several backends open {suffix!r} files: {sorted(names)}; name one with backend=")
         failed = f"; failed to load: {'; '.join(map(str, self.failures))}" if self.failures else ""
         raise BackendNotFoundError(
-            f"no installed backend opens {suffix!r} files by default; installed are {self.names}; use backend={failed}"
+            f"no installed backend opens {suffix!r} files by default; installed are {self.names}; "
+            f"name one with backend='...'{failed}"
         )
 
 
@@ -125,9 +127,24 @@ def _load(entry_point: EntryPoint) -> Sequence[Backend]:
     if not backends:
         raise ContractError(f"{entry_point.value} offers no backend: is anybatch_backends() marked with @anybatch.hookimpl?")
     for backend in backends:
-        if not isinstance(backend, Backend):
-            raise ContractError(f"{entry_point.value}: expected backends, got {backend!r}, which lacks part of the protocol")
+        _check_backend(backend, entry_point.value)
     return backends
+
+
+def _check_backend(backend: object, source: str) -> None:
+    """Check what `isinstance` with a Protocol cannot: that this is an instance, and what its name and suffixes are.
+
+    Raises:
+        ContractError: something is not as `Backend` says.
+    """
+    if isinstance(backend, type) or not isinstance(backend, Backend):
+        raise ContractError(f"{source}: expected a backend, got {backend!r}, which is not one: see anybatch.Backend")
+    name: object = backend.name
+    if not isinstance(name, str) or not name:
+        raise ContractError(f"{source}: expected the backend's name to be a str, got {name!r}")
+    suffixes: object = backend.suffixes
+    if isinstance(suffixes, str) or not isinstance(suffixes, Collection) or not all(isinstance(each, str) for each in suffixes):
+        raise ContractError(f"{source}: expected the suffixes of backend {name!r} to be a set of str, got {suffixes!r}")
 
 
 @cache
@@ -180,20 +197,33 @@ def open_model(
     """
     source = _find_model(model)
     chosen = _choose_backend(backend, source)
-    if not isinstance(device, int) or isinstance(device, bool) or device < 0:
-        raise InputError(f"expected device to be an index >= 0, got {device!r}")
     sizes = None if batch_sizes is None else check_batch_sizes(batch_sizes)
     table = TableCosts(costs) if isinstance(costs, Mapping) else costs
-    session = chosen.open(source, device=device, batch_sizes=sizes, options=options)
+    session = chosen.open(source, device=_check_device(device), batch_sizes=sizes, options=options)
     try:
         return Runner(session, backend=chosen.name, costs=table, policy=policy, padding=padding, combine=combine)
-    except BaseException:
-        session.close()
+    except Exception as error:
+        try:
+            session.close()
+        except Exception as closing:  # the first error is the one to act on; this one is attached
+            raise error from closing
         raise
+
+
+def _check_device(device: object) -> int:
+    try:
+        index = operator.index(device)  # type: ignore[arg-type]  # the check is what this call is for
+    except TypeError:
+        index = -1
+    if index < 0 or isinstance(device, bool):
+        raise InputError(f"expected device to be an index >= 0, got {device!r}")
+    return index
 
 
 def _find_model(model: object) -> Model:
     if isinstance(model, (str, os.PathLike)):
+        if not os.fspath(model):
+            raise ModelError("expected a model file, got an empty path")
         path = Path(model)
         if not path.is_file():
             raise ModelError(f"expected a model file, but {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}")
@@ -211,6 +241,8 @@ def _choose_backend(backend: str | Backend | None, model: Model) -> Backend:
         return registry().for_suffix(model.suffix.lower() if isinstance(model, Path) else ".onnx")
     if isinstance(backend, str):
         return registry().get(backend)
-    if isinstance(backend, Backend):
-        return backend
-    raise InputError(f"expected backend to be a name or a backend, got {backend!r}")
+    try:
+        _check_backend(backend, "backend")
+    except ContractError as error:
+        raise InputError(f"expected backend to be a name or a backend, got {backend!r}") from error
+    return backend

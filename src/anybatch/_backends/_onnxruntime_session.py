@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from anybatch._backend import Model
+from anybatch._backend import Model, check_launch
 from anybatch._batching import AnyBatch, Batching, Gears
 from anybatch._errors import BackendUnavailableError, ClosedError, DeviceError, InputError, ModelError
-from anybatch._onnx_spec import BatchAxes, Declared, find_spec, fixed_batch
+from anybatch._onnx_spec import BatchAxes, Declared, find_spec, fixed_batch, read_model
 from anybatch._rebatch import check_same_rows, free_batch
 from anybatch._tensors import Array, ModelSpec, TensorSpec
 
@@ -63,9 +63,7 @@ class OnnxRuntimeSession:
         self.spec = spec
         self.batching = batching
         self._runtime: _Runtime | None = runtime
-        self._sizes = frozenset(batching.sizes) if isinstance(batching, Gears) else None
-        self._rows = next(tensor for tensor in spec.inputs if tensor.batch_axis is not None)
-        self._rows_name = self._rows.name
+        self._rows_name = next(tensor.name for tensor in spec.inputs if tensor.batch_axis is not None)
         # Buffers nobody uses now, by batch size. Threads pop and append; both are atomic.
         self._idle: dict[int, list[_Bound]] = {}
         self._unbound: set[int] = set()  # batch sizes whose tensors are too large for buffers to pay
@@ -74,12 +72,12 @@ class OnnxRuntimeSession:
         """Execute once; see `Session.execute`. Small tensors are copied through buffers, large ones handed over."""
         idle = self._idle.get(gear)
         if idle is None:
-            idle = self._admit(gear)
+            idle = self._admit(inputs, gear)
         runtime = self._runtime
         if runtime is None:
             raise ClosedError("onnxruntime: execute() after close()")
         if idle is None:
-            self._check_rows(inputs, gear)
+            check_launch(self.spec, self.batching, inputs, gear)
             try:
                 return runtime.run(inputs, out)
             except Exception as error:  # ONNX Runtime's errors share no base class
@@ -91,7 +89,7 @@ class OnnxRuntimeSession:
             except IndexError:  # as many threads are in here as there are buffers
                 bound = _Bound(runtime.session, self.spec, gear)
             if inputs[self._rows_name].shape != bound.rows_shape:
-                self._check_rows(inputs, gear)
+                check_launch(self.spec, self.batching, inputs, gear)
             for name, place in bound.inputs:
                 place[...] = inputs[name]
             bound.run(bound.binding)
@@ -109,33 +107,25 @@ class OnnxRuntimeSession:
         self._runtime = None
         self._idle = {}
 
-    def _check_rows(self, inputs: Mapping[str, Array], gear: int) -> None:
-        shape = inputs[self._rows.name].shape
-        if shape[self._rows.batch_axis or 0] != gear * self._rows.rows_per_row:
-            raise InputError(f"onnxruntime: {self._rows.name!r}: expected {self._rows} with {gear} rows, got {list(shape)}")
-
-    def _admit(self, gear: int) -> list[_Bound] | None:
+    def _admit(self, inputs: Mapping[str, Array], gear: int) -> list[_Bound] | None:
         """Return the idle buffers for a batch size that has none yet, or None where buffers do not pay.
 
         Raises:
             ClosedError: the session is closed.
-            InputError: it is none of the gears, or below 1.
+            InputError: see `check_launch`.
         """
         if self._runtime is None:
             raise ClosedError("onnxruntime: execute() after close()")
         if gear in self._unbound:
             return None
-        if self._sizes is not None and gear not in self._sizes:
-            raise InputError(f"onnxruntime: expected one of the gears {sorted(self._sizes)}, got {gear}")
-        if gear < 1:
-            raise InputError(f"onnxruntime: expected a batch size of at least 1, got {gear}")
+        check_launch(self.spec, self.batching, inputs, gear)
         shapes = [(tensor.dtype.itemsize, tensor.shape_for(gear)) for tensor in (*self.spec.inputs, *self.spec.outputs)]
         if any(None in shape for _, shape in shapes) or any(
             itemsize * math.prod(size or 0 for size in shape) > _BOUND_BYTES for itemsize, shape in shapes
         ):
             self._unbound.add(gear)
             return None
-        if len(self._idle) >= _BOUND_SIZES and self._sizes is None:
+        if len(self._idle) >= _BOUND_SIZES and not isinstance(self.batching, Gears):
             self._idle = {}
         return self._idle.setdefault(gear, [])
 
@@ -204,7 +194,7 @@ def _free(
     """Return a runtime whose batch axis is free, or say why the model's fixed batch cannot be changed."""
     try:
         folder = model.parent if isinstance(model, Path) else None
-        freed = _Runtime(_create(free_batch(_read(model), axes), session_options, providers, folder=folder))
+        freed = _Runtime(_create(free_batch(read_model(model), axes), session_options, providers, folder=folder))
         check_same_rows(spec, batch, fixed.run, freed.run)
     except ModelError as error:
         raise ModelError(
@@ -273,14 +263,6 @@ def _create(
                 "check its libraries and driver"
             )
     return session
-
-
-def _read(model: Model) -> onnx.ModelProto:
-    if isinstance(model, onnx.ModelProto):
-        return model
-    if isinstance(model, bytes):
-        return onnx.load_model_from_string(model)
-    return onnx.load(model, load_external_data=False)
 
 
 def _providers(option: object, device: int) -> list[tuple[str, Mapping[str, object]]]:

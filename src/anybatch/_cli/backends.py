@@ -117,7 +117,7 @@ def _print(findings: list[_Finding], registry: _registry.Registry, *, run: bool)
         print_text(f"failed to load: plugin {failure.name!r} of {failure.distribution}: {_one_line(failure.error)}", "red")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

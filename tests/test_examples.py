@@ -1,0 +1,240 @@
+"""The examples do what their pages say: the demo, the toy plugin once installed, and what the READMEs quote.
+
+Nothing here needs a network. Installing means what a wheel's installer does: the package in a folder on sys.path, and beside
+it a dist-info folder, made from the plugin's own pyproject.toml. Nothing else tells importlib.metadata that it is there.
+"""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import anybatch
+from anybatch.testing import BackendConformance
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest depends on it there
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+READMES = sorted(EXAMPLES.glob("*/README.md"))
+# Commands in the READMEs that are not run here, and why.
+NOT_RUN = {
+    "python -m pip install -e '.[testing]' -e examples/02_toy_backend": "needs a network; `install` does its work",
+    "python -m pip install -r requirements.txt": "needs a network",
+    "python train.py": "needs torch and minutes",
+    "python train.py --check": "needs torch and minutes",
+}
+
+
+def install(project, target):
+    """Install a pure Python project with a src layout into a folder."""
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    shutil.copytree(project / "src", target, dirs_exist_ok=True)
+    info = target / f"{metadata['name'].replace('-', '_')}-{metadata['version']}.dist-info"
+    info.mkdir()
+    fields = f"Metadata-Version: 2.1\nName: {metadata['name']}\nVersion: {metadata['version']}\n"
+    (info / "METADATA").write_text(fields)
+    lines = [
+        f"[{group}]\n{name} = {value}\n" for group, each in metadata["entry-points"].items() for name, value in each.items()
+    ]
+    (info / "entry_points.txt").write_text("".join(lines))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """Return a folder with a copy of the examples, and the toy plugin installed in ``site``."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    install(folder / "examples" / "02_toy_backend", folder / "site")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shell(place):
+    """Return a function that runs a command there, with the plugin installed, and returns exit status and output."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COLUMNS", "FORCE_COLOR"))}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["PYTHONPATH"] = os.pathsep.join([str(place / "site"), *filter(None, [env.get("PYTHONPATH")])])
+    env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "error"}
+
+    def call(*command):
+        done = subprocess.run(
+            command, cwd=place, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        return done.returncode, done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def python(shell):
+    """Return a function that runs a Python program there and returns what it prints, once it has ended well."""
+
+    def call(*arguments):
+        code, output = shell(sys.executable, *arguments)
+        assert code == 0, output
+        return output
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------------------------ the digits
+
+
+def demo(folder):
+    """Run the demo in this process and return its exit status; warnings are errors, as in all tests."""
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(folder / "demo.py"), run_name="__main__")
+    return exit_.value.code
+
+
+def test_demo_classifies_every_request(python):
+    output = python("examples/01_digits/demo.py")
+    assert output.count("588 of 600 digits right (98.0%); 600 of 600 rows equal to the one-row answer\n") == 3
+    assert output.endswith("\nevery row came back, right and in order\n")
+
+
+def test_demo_fails_when_labels_are_wrong(place, tmp_path, capsys):
+    folder = shutil.copytree(place / "examples" / "01_digits", tmp_path / "digits")
+    with np.load(folder / "test_set.npz") as test_set:
+        images, labels = test_set["images"], test_set["labels"]
+    np.savez(folder / "test_set.npz", images=images, labels=(labels + 1) % 10)
+    assert demo(folder) == 1
+    assert capsys.readouterr().out.endswith("a row differs, or too few digits are right\n")
+
+
+def test_demo_fails_when_two_rows_change_places(place, monkeypatch, capsys):
+    original = anybatch.Runner.map
+
+    def swapped(self, requests):
+        for outputs in original(self, requests):
+            yield {name: array[[1, 0, *range(2, len(array))]] if len(array) == 64 else array for name, array in outputs.items()}
+
+    monkeypatch.setattr(anybatch.Runner, "map", swapped)
+    assert demo(place / "examples" / "01_digits") == 1
+    output = capsys.readouterr().out
+    assert "598 of 600 rows equal to the one-row answer" in output
+    assert output.endswith("a row differs, or too few digits are right\n")
+
+
+def test_page_on_digits_describes_the_files(place):
+    folder = place / "examples" / "01_digits"
+    page = (folder / "README.md").read_text()
+    model = onnx.load(folder / "digits.onnx")
+    nodes = ", ".join(f"`{node.name}`" for node in model.graph.node)
+    assert nodes in " ".join(page.split())
+    assert f"opset {model.opset_import[0].version}, IR {model.ir_version}" in page
+    with np.load(folder / "test_set.npz") as test_set:
+        assert f"{len(test_set['labels'])} images" in page
+    for name in ("digits.onnx", "test_set.npz"):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+        assert f"{(folder / name).stat().st_size / 1000:.0f} kB" in row
+
+
+# ------------------------------------------------------------------------------------------------------ the toy backend
+
+
+def test_toy_is_found_once_installed(python, place):
+    program = """if True:
+        import sys
+        import anybatch
+        names, registry = anybatch.available_backends(), anybatch.registry()
+        print("toy" in names, registry.distribution("toy"), registry.failures)
+        print(sys.modules["anybatch_toy"].__file__, "onnx.reference" in sys.modules)
+    """
+    module = place / "site" / "anybatch_toy" / "__init__.py"
+    assert python("-c", program) == f"True anybatch-toy []\n{module} False\n"
+
+
+def test_toy_is_usable_from_the_command_line(python):
+    listing = json.loads(python("-m", "anybatch", "backends", "toy", "--run", "--json"))
+    (toy,) = listing["backends"]
+    assert (toy["name"], toy["distribution"], toy["usable"], toy["run"]["passed"]) == ("toy", "anybatch-toy", True, True)
+
+
+def test_toy_runs_seven_rows(python, place):
+    rng = np.random.default_rng(7)
+    images = rng.integers(0, 17, (7, 1, 8, 8)).astype(np.float32)
+    np.save(place / "images.npy", images)
+    program = """if True:
+        import anybatch, numpy
+        with anybatch.open("examples/01_digits/digits.onnx", backend="toy") as runner:
+            numpy.save("scores.npy", runner(numpy.load("images.npy")))
+            print(runner.stats().launches)
+    """
+    assert python("-c", program) == "{4: 2}\n"
+    with anybatch.open(EXAMPLES / "01_digits" / "digits.onnx") as runner:
+        np.testing.assert_allclose(np.load(place / "scores.npy"), runner(images), rtol=1e-4, atol=1e-4)
+
+
+def test_toy_passes_the_whole_kit(python):
+    checks = [name for name in dir(BackendConformance) if name.startswith("test_")]
+    output = python("-m", "pytest", "-q", "-rA", "examples/02_toy_backend")
+    passed = set(re.findall(r"^PASSED .*::(\w+)$", output, re.MULTILINE))
+    assert checks
+    assert passed == set(checks), output
+
+
+# ---------------------------------------------------------------------------------------------------------- the READMEs
+
+
+def blocks(page):
+    """Return the fenced blocks of a page, as (language, text)."""
+    fences = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [(language, re.sub(f"(?m)^{indent}", "", text)) for indent, language, text in fences]
+
+
+def masked(text):
+    """Return output without what differs from one machine, and one run, to the next: versions, times, counts of checks."""
+    text = re.sub(r"(?m)^(\.+ +\[ *\d+%\]\n)+", "<progress>\n", text)
+    text = re.sub(r"\d+(\.\d+)+|\d+(?= passed)", "<number>", text)
+    return re.sub(" +", " ", text)
+
+
+def test_every_example_has_a_page():
+    folders = [path for path in EXAMPLES.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    assert len(folders) >= 2
+    assert sorted(folder / "README.md" for folder in folders) == READMES
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.parent.name)
+def test_files_named_in_a_page_exist(page):
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert rows
+    for row in rows:
+        name = row.split("`")[1]
+        assert (page.parent / name).is_file(), f"{page}: there is no {name}"
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.parent.name)
+def test_consoles_in_a_page_are_real(page, shell):
+    consoles = [text for language, text in blocks(page) if language == "console"]
+    assert consoles
+    for command, printed in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", "".join(consoles), re.MULTILINE):
+        if command in NOT_RUN:
+            continue
+        code, output = shell("sh", "-c", command)
+        assert code == 0, output
+        assert masked(output) == masked(printed), command
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.parent.name)
+def test_programs_in_a_page_print_what_it_says(page, python):
+    found = [*blocks(page), ("", "")]
+    for (language, text), following in pairwise(found):
+        if language == "python" and "import" in text:
+            assert following[0] == "text", "expected the output to follow the program"
+            assert python("-c", text) == following[1]
+        elif language == "python":  # an excerpt, from a place where the public names are known
+            exec(text, {**vars(anybatch), **vars(anybatch.testing)})
