@@ -28,6 +28,7 @@ else:
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 READMES = sorted(EXAMPLES.glob("*/README.md"))
+PAGES = [*READMES, EXAMPLES.parent / "README.md"]
 # Commands in the READMEs that are not run here, and why.
 NOT_RUN = {
     "python -m pip install -e '.[testing]' -e examples/02_toy_backend": "needs a network; `install` does its work",
@@ -66,7 +67,7 @@ def shell(place):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COLUMNS", "FORCE_COLOR"))}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     env["PYTHONPATH"] = os.pathsep.join([str(place / "site"), *filter(None, [env.get("PYTHONPATH")])])
-    env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "error"}
+    env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", "PYTHONWARNINGS": "error"}
 
     def call(*command):
         done = subprocess.run(
@@ -198,7 +199,7 @@ def blocks(page):
 def masked(text):
     """Return output without what differs from one machine, and one run, to the next: versions, times, counts of checks."""
     text = re.sub(r"(?m)^(\.+ +\[ *\d+%\]\n)+", "<progress>\n", text)
-    text = re.sub(r"\d+(\.\d+)+|\d+(?= passed)", "<number>", text)
+    text = re.sub(r"\d+(\.\d+)+(e[+-]\d+)?|\d+(?= passed)", "<number>", text)
     return re.sub(" +", " ", text)
 
 
@@ -217,7 +218,7 @@ def test_files_named_in_a_page_exist(page):
         assert (page.parent / name).is_file(), f"{page}: there is no {name}"
 
 
-@pytest.mark.parametrize("page", READMES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_consoles_in_a_page_are_real(page, shell):
     consoles = [text for language, text in blocks(page) if language == "console"]
     assert consoles
@@ -229,7 +230,7 @@ def test_consoles_in_a_page_are_real(page, shell):
         assert masked(output) == masked(printed), command
 
 
-@pytest.mark.parametrize("page", READMES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_programs_in_a_page_print_what_it_says(page, python):
     found = [*blocks(page), ("", "")]
     for (language, text), following in pairwise(found):

@@ -19,7 +19,7 @@ from anybatch._backend import Session
 from anybatch._batching import Batching, Gears, MultipleOf
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
 from anybatch._pipeline import map_ordered
-from anybatch._planner import Costs, Explanation, Launch, Plan, Planner, Policy, explain_rows
+from anybatch._planner import Costs, Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
 from anybatch._staging import Padding, Staging
 from anybatch._tensors import Array, Combine, ModelSpec, TensorSpec, check_request, symbols_of
 
@@ -149,6 +149,11 @@ class Runner:
         return self._batching
 
     @property
+    def concurrency(self) -> int | None:
+        """How many launches the session executes at once; None for any number."""
+        return self._session.concurrency
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
@@ -270,8 +275,8 @@ class Runner:
         Raises:
             InputError: `rows` is negative or not an int, or such a request is refused; see `run`.
         """
-        prepared = self._prepared.get(rows) or self._prepare(rows)
-        return prepared.plan
+        rows = check_rows(rows)
+        return (self._prepared.get(rows) or self._prepare(rows)).plan
 
     def explain(self, rows: int) -> Explanation:
         """Explain how a request of that many rows is run, and what other policies would cost.

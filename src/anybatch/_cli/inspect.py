@@ -22,7 +22,7 @@ def inspect(
 ) -> None:
     """Open a model and show its inputs, outputs and batch sizes."""
     with open_runner(model, backend, device, batch_sizes, option) as runner:
-        spec, batching, name = runner.spec, runner.batching, runner.backend
+        spec, batching, name, concurrency = runner.spec, runner.batching, runner.backend, runner.concurrency
     runtime = _registry.registry().get(name).check_usable()
     if as_json:
         print_json(
@@ -32,13 +32,14 @@ def inspect(
                 "simulated": is_simulated(name),
                 "runtime": runtime,
                 "batching": batching_as_json(batching),
+                "concurrency": concurrency,
                 "inputs": [_as_json(tensor) for tensor in spec.inputs],
                 "outputs": [_as_json(tensor) | {"combine": tensor.combine} for tensor in spec.outputs],
             }
         )
         return
     print_text(f"{model} on {name}{', simulated' * is_simulated(name)} ({runtime})")
-    print_text(f"batching: {batching}")
+    print_text(f"batching: {batching}; launches at once: {concurrency or 'any number'}")
     print_text()
     table = new_table("side", "name", "dtype", "shape", "batch axis", "per row", numbers=("batch axis", "per row"))
     for side, tensors in (("input", spec.inputs), ("output", spec.outputs)):
