@@ -8,7 +8,7 @@ except ImportError as error:
 
 from anybatch.testing.conformance import BackendConformance, Gap
 from anybatch.testing.fake import FakeBackend, FakeSession
-from anybatch.testing.models import MODELS, ReferenceModel
+from anybatch.testing.models import MODELS, PROBES, ReferenceModel
 from anybatch.testing.strategies import (
     batch_sizes,
     batchings,
@@ -23,6 +23,7 @@ from anybatch.testing.strategies import (
 
 __all__ = [
     "MODELS",
+    "PROBES",
     "BackendConformance",
     "FakeBackend",
     "FakeSession",

@@ -30,7 +30,7 @@ from anybatch import (
     TensorSpec,
     check_options,
 )
-from anybatch.testing.models import MODELS, ReferenceModel
+from anybatch.testing.models import MODELS, PROBES, ReferenceModel
 from anybatch.testing.strategies import pads_itself
 
 Operation: TypeAlias = Literal["open", "execute", "close"]
@@ -63,7 +63,7 @@ class FakeBackend:
         *,
         concurrency: int | None = None,
         faults: Mapping[tuple[Operation, int], Exception] | None = None,
-        models: Iterable[ReferenceModel] = MODELS,
+        models: Iterable[ReferenceModel] = (*MODELS, *PROBES),
     ) -> None:
         self.batching: Final[Batching] = Gears((1, 4, 8)) if batching is None else batching
         self.concurrency: Final = concurrency

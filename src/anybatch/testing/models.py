@@ -265,15 +265,22 @@ def _rows_times_3() -> ReferenceModel:
 
 ROWS_TIMES_3: Final = _rows_times_3()
 
-# Not a model to batch: every row shows the sum of all rows of its launch, so it shows what the padding held.
-COUPLED: Final = _build(
-    "coupled",
-    [TensorSpec("x", _FLOAT32, (None, 4))],
-    [_node("ReduceSum", ["x", "rows"], ["sum"], keepdims=1), _node("Add", ["x", "sum"], ["y"])],
-    [TensorSpec("y", _FLOAT32, (None, 4))],
-    lambda x: {"y": x + x.sum(axis=0, keepdims=True)},
-    weights={"rows": np.array([0], np.int64)},
-)
+
+# Not models to batch: every row shows the sum of all rows of its launch, so it shows what the padding held.
+def _coupled(name: str, columns: int) -> ReferenceModel:
+    return _build(
+        name,
+        [TensorSpec("x", _FLOAT32, (None, columns))],
+        [_node("ReduceSum", ["x", "rows"], ["sum"], keepdims=1), _node("Add", ["x", "sum"], ["y"])],
+        [TensorSpec("y", _FLOAT32, (None, columns))],
+        lambda x: {"y": x + x.sum(axis=0, keepdims=True)},
+        weights={"rows": np.array([0], np.int64)},
+    )
+
+
+COUPLED: Final = _coupled("coupled", 4)
+COUPLED_WIDE: Final = _coupled("coupled_wide", 16384)
+PROBES: Final[tuple[ReferenceModel, ...]] = (COUPLED, COUPLED_WIDE)
 
 
 # 64 KiB in one row: backends take another path for large tensors.
@@ -313,14 +320,14 @@ def _convolution() -> ReferenceModel:
 CONVOLUTION: Final = _convolution()
 
 
-# Only moves values, so that a detour through another dtype shows in the bits.
+# Only moves values, so that a detour through another dtype shows in the bits. From 4 KiB in one row to 256 KiB in eight.
 def _columns(dtype: np.dtype[Any]) -> ReferenceModel:
-    order = np.random.default_rng(100).permutation(16)
+    order = np.random.default_rng(100).permutation(4096)
     return _build(
         str(dtype),
-        [TensorSpec("x", dtype, (None, 16))],
+        [TensorSpec("x", dtype, (None, 4096))],
         [_node("Gather", ["x", "order"], ["y"], axis=1)],
-        [TensorSpec("y", dtype, (None, 16))],
+        [TensorSpec("y", dtype, (None, 4096))],
         lambda x: {"y": x[:, order]},
         weights={"order": order.astype(np.int64)},
     )
@@ -328,6 +335,7 @@ def _columns(dtype: np.dtype[Any]) -> ReferenceModel:
 
 BY_DTYPE: Final[Mapping[str, ReferenceModel]] = {str(dtype): _columns(dtype) for dtype in _ELEMENT_TYPES}
 
+# All that may be batched: the rows of each do not depend on one another.
 MODELS: Final[tuple[ReferenceModel, ...]] = (
     AFFINE,
     AFFINE_TWIN,
@@ -339,7 +347,6 @@ MODELS: Final[tuple[ReferenceModel, ...]] = (
     AXIS_1,
     AXIS_MOVES,
     ROWS_TIMES_3,
-    COUPLED,
     WIDE,
     CONVOLUTION,
     *BY_DTYPE.values(),
