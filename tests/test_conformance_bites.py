@@ -719,6 +719,32 @@ class ReadOnlyResults(Converted):
         return array
 
 
+@mutant(test_results_share_no_memory="output 'y' shares with input 'x'")
+class ReshapesWithoutCopying(Wrapped):
+    """A reshape costs nothing and returns a view on the input."""
+
+    def execute(self, inputs, gear, out=None):
+        results = dict(self.session.execute(inputs, gear))
+        if "weight" in results:
+            results["y"] = inputs["x"].reshape(results["y"].shape)
+        return results
+
+
+@mutant(test_results_belong_to_the_caller="looked at after later launches: output 'weight'")
+class HandsOutItsWeight(Wrapped):
+    """An output that is a weight, reshaped: the model's own memory."""
+
+    weight = None
+
+    def execute(self, inputs, gear, out=None):
+        results = dict(self.session.execute(inputs, gear))
+        if "weight" in results:
+            if self.weight is None:
+                self.weight = results["weight"]
+            results["weight"] = self.weight.reshape(results["weight"].shape)
+        return results
+
+
 @mutant(test_results_share_no_memory="output 'difference' shares with output 'mixed'")
 class OutputsShareMemory(Wrapped):
     def execute(self, inputs, gear, out=None):

@@ -703,3 +703,10 @@ def test_repr_tells_backend_batching_and_state():
         assert repr(runner) == "<Runner on fake, gears 1, 4, 8, open>"
         assert (runner.spec, runner.batching) == (AFFINE.spec, Gears((1, 4, 8)))
     assert repr(runner).endswith("closed>")
+
+
+def test_a_session_without_concurrency_is_refused():
+    session = FakeBackend(concurrency=0).open(AFFINE.onnx_bytes, device=0, batch_sizes=None, options={})
+    with pytest.raises(ContractError, match="fake: expected a concurrency of at least 1, or None, got 0"):
+        Runner(session, backend="fake")
+    session.close()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf
+from anybatch._batching import Batching
 from anybatch._errors import InputError
 from anybatch._tensors import Array, ModelSpec
 
@@ -23,7 +23,10 @@ Model: TypeAlias = "Path | bytes | onnx.ModelProto"
 
 @runtime_checkable
 class Session(Protocol):
-    """One model opened on one device, with its compiled batch sizes."""
+    """One model opened on one device, with its compiled batch sizes.
+
+    Its spec leaves `combine` to the caller.
+    """
 
     @property
     def spec(self) -> ModelSpec:
@@ -56,9 +59,10 @@ class Session(Protocol):
                 offer: write there and return that array, or ignore it and return another.
 
         Returns:
-            One array per output, dtype and shape as in the spec, with as many rows as the inputs have. Arrays that
-            were not offered belong to the caller from now on; they share no memory with the inputs, with one
-            another or with anything the session will write again.
+            One array per output, writable, dtype and shape as in the spec, with as many rows as the inputs have. Arrays
+            that were not offered belong to the caller from now on, also after `close`; they share no memory with the
+            inputs, with one another or with anything the session reads or writes again. What was offered and is not
+            returned was not touched.
 
         Raises:
             DeviceError: the runtime failed. The session stays usable, or raises DeviceError again on the next call.
@@ -97,10 +101,10 @@ class Backend(Protocol):
         ...
 
     def open(self, model: Model, *, device: int, batch_sizes: Sequence[int] | None, options: Mapping[str, object]) -> Session:
-        """Open a model on a device; compile it first where the backend does that.
+        """Open a model on a device; compile it first where the backend does that. Called from any thread.
 
         Args:
-            model: a file that exists, the bytes of one, or an onnx.ModelProto.
+            model: a file that exists, the bytes of one, or an onnx.ModelProto; none is ever modified.
             device: index of the device, 0 or more.
             batch_sizes: compile for these (checked, ascending); None takes what the model offers.
             options: the backend's own, see `check_options`.
@@ -121,14 +125,8 @@ def check_launch(spec: ModelSpec, batching: Batching, inputs: Mapping[str, Array
     Raises:
         InputError: `gear` is none of the sizes, or an input has not the rows it needs.
     """
-    offered = (
-        isinstance(batching, AnyBatch)
-        or (isinstance(batching, Gears) and gear in batching.sizes)
-        or (isinstance(batching, MultipleOf) and gear % batching.size == 0)
-    )
-    if not offered or gear < 1:
+    if not batching.takes(gear):
         raise InputError(f"expected a gear of this session, which runs {batching}, got {gear}")
-    pads = isinstance(batching, MultipleOf) or (isinstance(batching, Gears) and batching.pads)
     lengths = {
         tensor.name: (inputs[tensor.name].shape[tensor.batch_axis], tensor.rows_per_row)
         for tensor in spec.inputs
@@ -136,9 +134,11 @@ def check_launch(spec: ModelSpec, batching: Batching, inputs: Mapping[str, Array
     }
     length, factor = next(iter(lengths.values()))
     rows = int(length // factor)
-    if any(length != rows * factor for length, factor in lengths.values()) or not (1 <= rows <= gear if pads else rows == gear):
+    if any(length != rows * factor for length, factor in lengths.values()) or not (
+        1 <= rows <= gear if batching.pads else rows == gear
+    ):
         listed = ", ".join(f"{name!r} has {length}" for name, (length, _) in lengths.items())
-        raise InputError(f"expected {'1 to ' * pads}{gear} rows in every input, got: {listed}")
+        raise InputError(f"expected {'1 to ' * batching.pads}{gear} rows in every input, got: {listed}")
     return rows
 
 

@@ -1,4 +1,7 @@
-"""What one launch of a session may be: three kinds of batching, and no fourth."""
+"""What one launch of a session may be: three kinds of batching, and no fourth.
+
+Each has `pads`, whether the session takes fewer rows than the launch and pads by itself, and `takes`, which sizes there are.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,10 @@ class Gears:
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", check_batch_sizes(self.sizes))
 
+    def takes(self, gear: int) -> bool:
+        """Return whether a launch may be of that size."""
+        return gear in self.sizes
+
     def __str__(self) -> str:
         return f"gears {', '.join(map(str, self.sizes))}"
 
@@ -70,6 +77,15 @@ class MultipleOf:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", check_batch_sizes([self.size])[0])
 
+    @property
+    def pads(self) -> bool:
+        """True: the runtime pads."""
+        return True
+
+    def takes(self, gear: int) -> bool:
+        """Return whether a launch may be of that size, its padding included."""
+        return gear > 0 and gear % self.size == 0
+
     def __str__(self) -> str:
         return f"multiples of {self.size}"
 
@@ -77,6 +93,15 @@ class MultipleOf:
 @dataclass(frozen=True, slots=True)
 class AnyBatch:
     """A launch takes any number of rows, and nothing is padded."""
+
+    @property
+    def pads(self) -> bool:
+        """False: there is nothing to pad."""
+        return False
+
+    def takes(self, gear: int) -> bool:
+        """Return whether a launch may be of that size."""
+        return gear > 0
 
     def __str__(self) -> str:
         return "any batch size"

@@ -242,10 +242,7 @@ class Planner:
 
         Its cost is that of the cheapest cover where costs do not tell about the size itself.
         """
-        batching = self.batching
-        if isinstance(batching, Gears) and rows not in batching.sizes:
-            return None
-        if isinstance(batching, MultipleOf) and rows % batching.size:
+        if not self.batching.takes(rows):
             return None
         known = self.costs.sizes is None or rows in self.costs.sizes
         cost = self.costs.of(rows) if known else self.plan(rows, policy="least_cost").cost

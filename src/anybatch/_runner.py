@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 
 from anybatch._backend import Session
-from anybatch._batching import Batching, Gears, MultipleOf
+from anybatch._batching import Batching
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
 from anybatch._pipeline import map_ordered
 from anybatch._planner import Costs, Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
@@ -92,7 +92,9 @@ class Runner:
             `TensorSpec`.
 
     Raises:
-        InputError: an argument does not fit; the session is left open, it is still the caller's.
+        InputError: an argument does not fit.
+        ContractError: the session's concurrency is below 1.
+        After either the session is still open, and still the caller's.
     """
 
     _closed = True  # until __init__ is through, so that __del__ can tell
@@ -113,8 +115,7 @@ class Runner:
         self._batching: Batching = session.batching
         self._planner = Planner(self._batching, costs, policy)
         self._staging = Staging(spec, padding)
-        pads = isinstance(self._batching, MultipleOf) or (isinstance(self._batching, Gears) and self._batching.pads)
-        self._session_pads = pads and self._staging.all_zeros
+        self._session_pads = self._batching.pads and self._staging.all_zeros
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         self._unbatched = [tensor for tensor in spec.outputs if tensor.batch_axis is None]
         self._row_inputs = [tensor for tensor in spec.inputs if tensor.batch_axis is not None]
@@ -122,6 +123,8 @@ class Runner:
         self._has_symbols = any(isinstance(size, str) for tensor in spec.inputs for size in tensor.shape)
         # Per input: name, dtype, and the rows of each shape that was checked before.
         self._quick: Final = tuple((t.name, t.dtype, cast("dict[tuple[int, ...], int]", {})) for t in spec.inputs)
+        if session.concurrency is not None and session.concurrency < 1:
+            raise ContractError(f"{backend}: expected a concurrency of at least 1, or None, got {session.concurrency}")
         self._execute = _limited(session.execute, session.concurrency)
         self._workers = session.concurrency or min(4, os.cpu_count() or 1)
         self._executor: ThreadPoolExecutor | None = None

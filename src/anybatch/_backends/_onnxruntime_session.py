@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -63,27 +63,27 @@ class OnnxRuntimeSession:
         self.spec = spec
         self.batching = batching
         self._runtime: _Runtime | None = runtime
-        self._rows_name = next(tensor.name for tensor in spec.inputs if tensor.batch_axis is not None)
+        self._rows = next(tensor for tensor in spec.inputs if tensor.batch_axis is not None)
+        self._rows_name, self._rows_axis = self._rows.name, self._rows.batch_axis or 0
         # Buffers nobody uses now, by batch size. Threads pop and append; both are atomic.
         self._idle: dict[int, list[_Bound]] = {}
-        self._unbound: set[int] = set()  # batch sizes whose tensors are too large for buffers to pay
+        # Batch sizes whose tensors are too large for buffers to pay, and the length of the first input with rows there.
+        self._unbound: dict[int, int] = {}
 
     def execute(self, inputs: Mapping[str, Array], gear: int, out: Mapping[str, Array] | None = None) -> Mapping[str, Array]:
         """Execute once; see `Session.execute`. Small tensors are copied through buffers, large ones handed over."""
         idle = self._idle.get(gear)
-        if idle is None:
+        if idle is None and gear not in self._unbound:
             idle = self._admit(inputs, gear)
         runtime = self._runtime
         if runtime is None:
             raise ClosedError("onnxruntime: execute() after close()")
-        if idle is None:
-            check_launch(self.spec, self.batching, inputs, gear)
-            try:
-                return runtime.run(inputs, out)
-            except Exception as error:  # ONNX Runtime's errors share no base class
-                raise _device_error(error) from error
         bound = None
         try:
+            if idle is None:
+                if inputs[self._rows_name].shape[self._rows_axis] != self._unbound[gear]:
+                    check_launch(self.spec, self.batching, inputs, gear)
+                return runtime.run(inputs, out)
             try:
                 bound = idle.pop()
             except IndexError:  # as many threads are in here as there are buffers
@@ -96,16 +96,17 @@ class OnnxRuntimeSession:
             return {name: place.copy() for name, place in bound.outputs}
         except InputError:
             raise
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime's errors share no base class
             raise _device_error(error) from error
         finally:
-            if bound is not None:
+            if idle is not None and bound is not None:
                 idle.append(bound)
 
     def close(self) -> None:
         """Free the model; twice is fine."""
         self._runtime = None
         self._idle = {}
+        self._unbound = {}
 
     def _admit(self, inputs: Mapping[str, Array], gear: int) -> list[_Bound] | None:
         """Return the idle buffers for a batch size that has none yet, or None where buffers do not pay.
@@ -116,14 +117,12 @@ class OnnxRuntimeSession:
         """
         if self._runtime is None:
             raise ClosedError("onnxruntime: execute() after close()")
-        if gear in self._unbound:
-            return None
         check_launch(self.spec, self.batching, inputs, gear)
         shapes = [(tensor.dtype.itemsize, tensor.shape_for(gear)) for tensor in (*self.spec.inputs, *self.spec.outputs)]
         if any(None in shape for _, shape in shapes) or any(
             itemsize * math.prod(size or 0 for size in shape) > _BOUND_BYTES for itemsize, shape in shapes
         ):
-            self._unbound.add(gear)
+            self._unbound[gear] = gear * self._rows.rows_per_row
             return None
         if len(self._idle) >= _BOUND_SIZES and not isinstance(self.batching, Gears):
             self._idle = {}
@@ -149,6 +148,13 @@ class _Bound:
             self.binding.bind_ortvalue_output(name, _ort_value(array))
 
 
+def _quietly(runtime: _Runtime) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """Return its `run` without a word on stderr: for trials whose failure is an answer."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    return lambda inputs: runtime.run(inputs, options=options)
+
+
 class _Runtime:
     """An InferenceSession, and what it says of itself in this library's terms."""
 
@@ -161,12 +167,12 @@ class _Runtime:
         # What ONNX Runtime's own NumPy conversion refuses goes in and out by pointer.
         self._foreign = any(tensor.dtype.kind == "V" for tensor in (*self.inputs, *self.outputs))
 
-    def run(self, inputs: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
-        """Run once on the caller's arrays, with results in `out` where that pays."""
+    def run(self, inputs: Mapping[str, Array], out: Mapping[str, Array] | None = None, options: Any = None) -> dict[str, Array]:
+        """Run once on the caller's arrays, with results in `out` where that pays; `options` are ONNX Runtime's RunOptions."""
         if out is not None:
             out = {name: array for name, array in out.items() if array.nbytes >= _IN_PLACE_BYTES}
         if not out and not self._foreign:
-            return dict(zip(self._names, self._run(self._names, inputs), strict=True))
+            return dict(zip(self._names, self._run(self._names, inputs, options), strict=True))
         binding = self.session.io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, _ort_value(array))
@@ -175,7 +181,7 @@ class _Runtime:
                 binding.bind_ortvalue_output(tensor.name, _ort_value(out[tensor.name]))
             else:
                 binding.bind_output(tensor.name)
-        self.session.run_with_iobinding(binding)
+        self.session.run_with_iobinding(binding, options)
         results = {}
         for tensor, value in zip(self.outputs, binding.get_outputs(), strict=True):
             results[tensor.name] = out[tensor.name] if out and tensor.name in out else _to_numpy(value, tensor.dtype)
@@ -195,7 +201,7 @@ def _free(
     try:
         folder = model.parent if isinstance(model, Path) else None
         freed = _Runtime(_create(free_batch(read_model(model), axes), session_options, providers, folder=folder))
-        check_same_rows(spec, batch, fixed.run, freed.run)
+        check_same_rows(spec, batch, _quietly(fixed), _quietly(freed))
     except ModelError as error:
         raise ModelError(
             f"the model has the fixed batch size {batch} and cannot run others: {error}. "
@@ -210,7 +216,7 @@ def _probe(runtime: _Runtime, spec: ModelSpec, guessed: Sequence[str]) -> ModelS
     for rows in (2, 3):
         inputs = {tensor.name: np.zeros([size or 1 for size in tensor.shape_for(rows)], tensor.dtype) for tensor in spec.inputs}
         try:
-            shapes.append({name: array.shape for name, array in runtime.run(inputs).items()})
+            shapes.append({name: array.shape for name, array in _quietly(runtime)(inputs).items()})
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise ModelError(
                 f"the model does not tell which axis of {list(guessed)} carries rows, and a trial with {rows} rows of zeros "

@@ -72,13 +72,13 @@ from anybatch.testing.models import (
     SEVERAL,
     SUMMED,
     TABLE,
+    VIEWS,
     WIDE,
     ReferenceModel,
 )
 from anybatch.testing.strategies import (
     gears_of,
     launches_that_hurt,
-    pads_itself,
     request_sizes,
     short_launches,
     sizes_that_hurt,
@@ -163,10 +163,9 @@ class BackendConformance:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        known = {model.name for model in (*MODELS, *PROBES)} | {name for name in dir(cls) if name.startswith("test_")}
         for name in cls.gaps:
-            if name not in {model.name for model in (*MODELS, *PROBES)} and not (
-                name.startswith("test_") and hasattr(cls, name)
-            ):
+            if name not in known:
                 raise TypeError(f"{cls.__name__}.gaps names {name!r}, which is neither a check nor a model")
 
     def open_options(self, model: ReferenceModel) -> Mapping[str, object]:  # noqa: ARG002  # for those who override it
@@ -306,7 +305,7 @@ class BackendConformance:
             short = [launch for gear in gears_of(session.batching) for launch in short_launches(gear)]
             _require(bool(short), "a batch size of 1 leaves nothing to look at: set batch_sizes to some above 1")
             for launch in short:
-                if pads_itself(session.batching):
+                if session.batching.pads:
                     self._check_launch(session, AFFINE, launch, rng)
                 else:
                     with _refused(InputError, f"{_text(launch)}, on {session.batching}"):
@@ -353,7 +352,7 @@ class BackendConformance:
     def test_results_share_no_memory(self, backend: Backend) -> None:
         """Results share no memory with the inputs or with one another."""
         rng = _rng()
-        for model in (SEVERAL, WIDE):
+        for model in (SEVERAL, WIDE, VIEWS):
             with self.session(backend, model) as session:
                 for launch in launches_that_hurt(session.batching):
                     inputs = model.random_inputs(rng, launch.rows)
@@ -368,7 +367,7 @@ class BackendConformance:
     def test_results_belong_to_the_caller(self, backend: Backend) -> None:
         """Neither later launches nor closing change a result, and what its owner writes into it reaches no later launch."""
         rng = _rng()
-        for model in (SEVERAL, WIDE):
+        for model in (SEVERAL, WIDE, VIEWS):
             last = []
             with self.session(backend, model) as session:
                 for launch in launches_that_hurt(session.batching):
@@ -569,7 +568,7 @@ class BackendConformance:
                 stats = runner.stats()
                 batching = session.batching
         planned = [launch for plan in plans for launch in plan.launches]
-        expected = planned if pads_itself(batching) else [Launch(launch.gear, launch.gear) for launch in planned]
+        expected = planned if batching.pads else [Launch(launch.gear, launch.gear) for launch in planned]
         _require(spy.launches == expected, f"expected the launches {expected}, got {spy.launches}")
         _require(all(_runs(batching, launch.gear) for launch in planned), f"expected launches on {batching}, got {planned}")
         counted = (stats.requests, stats.rows, stats.padded_rows, dict(stats.launches))

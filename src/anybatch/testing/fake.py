@@ -9,14 +9,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-import onnx
 
 from anybatch import (
-    AnyBatch,
     Array,
     Batching,
     ClosedError,
@@ -28,10 +25,11 @@ from anybatch import (
     ModelSpec,
     MultipleOf,
     TensorSpec,
+    check_launch,
     check_options,
+    read_model,
 )
 from anybatch.testing.models import MODELS, PROBES, ReferenceModel
-from anybatch.testing.strategies import pads_itself
 
 Operation: TypeAlias = Literal["open", "execute", "close"]
 
@@ -94,11 +92,7 @@ class FakeBackend:
         return session
 
     def _find(self, model: Model) -> ReferenceModel:
-        try:
-            content = model.read_bytes() if isinstance(model, Path) else model
-            proto = onnx.load_model_from_string(content) if isinstance(content, bytes) else content
-        except Exception as error:  # protobuf's DecodeError, which has no types
-            raise ModelError(f"{self.name}: this is no ONNX model: {error}") from error
+        proto = read_model(model)
         if proto.graph.name not in self._models:
             raise ModelError(f"{self.name}: expected one of the models {sorted(self._models)}, got {proto.graph.name!r}")
         return self._models[proto.graph.name]
@@ -149,7 +143,7 @@ class FakeSession:
         """Execute once; see `anybatch.Session.execute`."""
         if self._closed:
             raise ClosedError(f"{self._backend.name}: execute() after close()")
-        rows = self._check_rows(inputs, gear)
+        rows = check_launch(self.spec, self.batching, inputs, gear)
         self._backend._begin(Launch(gear, rows))
         try:
             self._backend._count("execute")
@@ -164,18 +158,6 @@ class FakeSession:
             self._closed = True
             self._backend._forget()
             self._backend._count("close")
-
-    def _check_rows(self, inputs: Mapping[str, Array], gear: int) -> int:
-        """Return the rows of a launch, once all inputs have as many and the gear takes them."""
-        counts = {inputs[t.name].shape[t.batch_axis] / t.rows_per_row for t in self.spec.inputs if t.batch_axis is not None}
-        rows = int(min(counts))
-        batching = self.batching
-        runs = isinstance(batching, AnyBatch) or (
-            gear in batching.sizes if isinstance(batching, Gears) else gear > 0 and gear % batching.size == 0
-        )
-        if not runs or counts != {rows} or not (1 <= rows <= gear if pads_itself(batching) else rows == gear):
-            raise InputError(f"{self._backend.name}: {sorted(counts)} rows at gear {gear} do not fit {self.batching}")
-        return rows
 
 
 def _pad(tensor: TensorSpec, array: Array, gear: int) -> Array:

@@ -214,6 +214,23 @@ def _summed() -> ReferenceModel:
 SUMMED: Final = _summed()
 
 
+# Outputs that a runtime may well return as views: on the input, and on a weight.
+def _views() -> ReferenceModel:
+    w = _weights(45, 2, 3)
+    return _build(
+        "views",
+        [TensorSpec("x", _FLOAT32, (None, 2, 3))],
+        [_node("Reshape", ["x", "flat"], ["y"]), _node("Reshape", ["w", "turned"], ["weight"])],
+        [TensorSpec("y", _FLOAT32, (None, 6)), TensorSpec("weight", _FLOAT32, (3, 2), batch_axis=None)],
+        lambda x: {"y": x.reshape(len(x), 6).copy(), "weight": w.reshape(3, 2).copy()},
+        weights={"w": w, "flat": np.array([0, 6], np.int64), "turned": np.array([3, 2], np.int64)},
+        combine={"weight": "same"},
+    )
+
+
+VIEWS: Final = _views()
+
+
 # Rows on axis 1.
 def _axis_1() -> ReferenceModel:
     w = _weights(50, 4, 5)
@@ -344,6 +361,7 @@ MODELS: Final[tuple[ReferenceModel, ...]] = (
     SCALAR,
     SAME,
     SUMMED,
+    VIEWS,
     AXIS_1,
     AXIS_MOVES,
     ROWS_TIMES_3,

@@ -18,11 +18,6 @@ def gears_of(batching: Batching) -> tuple[int, ...]:
     return 1, 4, 8
 
 
-def pads_itself(batching: Batching) -> bool:
-    """Return whether sessions of that batching take fewer rows than a launch has, and clear the rest themselves."""
-    return isinstance(batching, MultipleOf) or (isinstance(batching, Gears) and batching.pads)
-
-
 def sizes_that_hurt(batching: Batching) -> list[int]:
     """Return the request sizes where batching goes wrong: 0, 1, around each gear, above the largest; ascending."""
     gears = gears_of(batching)
@@ -37,7 +32,7 @@ def short_launches(gear: int) -> list[Launch]:
 
 def launches_that_hurt(batching: Batching) -> list[Launch]:
     """Return launches a session must take: each gear full, and short where the session pads by itself; ascending."""
-    pads = pads_itself(batching)
+    pads = batching.pads
     return [launch for gear in gears_of(batching) for launch in (*short_launches(gear) * pads, Launch(gear, gear))]
 
 
