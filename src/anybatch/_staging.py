@@ -17,14 +17,22 @@ _MAX_SHAPES = 16
 
 
 class Buffer:
-    """Arrays for one full launch, and how many of their leading rows may differ from the padding value."""
+    """Arrays for one full launch.
 
-    __slots__ = ("arrays", "dirty", "key")
+    Attributes:
+        arrays: by input name.
+        fronts: views on their leading rows, by number of rows; made once, since slicing costs as much as a small copy.
+        dirty: how many leading rows may differ from the padding value.
+        home: the list of idle buffers it goes back to.
+    """
 
-    def __init__(self, key: tuple[object, ...], arrays: dict[str, Array], dirty: int) -> None:
-        self.key = key
+    __slots__ = ("arrays", "dirty", "fronts", "home")
+
+    def __init__(self, arrays: dict[str, Array], dirty: int, home: list[Buffer]) -> None:
         self.arrays = arrays
+        self.fronts: dict[int, list[tuple[str, Array]]] = {}
         self.dirty = dirty
+        self.home = home
 
 
 class Staging:
@@ -46,7 +54,7 @@ class Staging:
         self._fixed = all(size is not None for tensor in self._tensors for size in tensor.shape_for(0))
         self._repeat = padding == "repeat"
         self._values = _padding_values(self._tensors, padding)
-        self._free: dict[tuple[object, ...], list[Buffer]] = {}
+        self._idle: dict[object, list[Buffer]] = {}  # threads pop and append, which are atomic
 
     @property
     def all_zeros(self) -> bool:
@@ -55,37 +63,53 @@ class Staging:
 
     def take(self, views: Mapping[str, Array], rows: int, gear: int) -> Buffer:
         """Return a buffer of `gear` rows that starts with these `rows` rows; what follows them is padding."""
-        key: tuple[object, ...] = (gear,)
-        if not self._fixed:
-            key = (gear, *(views[tensor.name].shape for tensor in self._tensors))
-        free = self._free.get(key)
-        buffer = free.pop() if free else self._new(key, views, gear)
+        key = gear if self._fixed else (gear, *(views[tensor.name].shape for tensor in self._tensors))
+        home = self._idle.get(key)
+        if home is None:
+            home = self._new_home(key)
+        try:
+            buffer = home.pop()
+        except IndexError:  # as many threads are padding as there are buffers
+            buffer = self._new(views, gear, home)
+        front = buffer.fronts.get(rows)
+        if front is None:
+            front = [(tensor.name, tensor.rows_of(buffer.arrays[tensor.name], 0, rows)) for tensor in self._tensors]
+            buffer.fronts[rows] = front
         dirty, buffer.dirty = buffer.dirty, gear  # until everything is written, nothing is known to be clean
-        for tensor in self._tensors:
-            array = buffer.arrays[tensor.name]
-            tensor.rows_of(array, 0, rows)[...] = views[tensor.name]
-            if self._repeat:
-                last = tensor.rows_of(array, rows - 1, rows)
-                for row in range(rows, gear):
-                    tensor.rows_of(array, row, row + 1)[...] = last
-            elif dirty > rows:
-                tensor.rows_of(array, rows, dirty)[...] = self._values[tensor.name]
-        buffer.dirty = gear if self._repeat else rows
+        for name, place in front:
+            place[...] = views[name]
+        if self._repeat:
+            self._repeat_last(buffer, rows, gear)
+            return buffer
+        if dirty > rows:
+            for tensor in self._tensors:
+                tensor.rows_of(buffer.arrays[tensor.name], rows, dirty)[...] = self._values[tensor.name]
+        buffer.dirty = rows
         return buffer
 
     def give_back(self, buffer: Buffer) -> None:
         """Return a buffer for reuse."""
-        if buffer.key not in self._free and len(self._free) >= _MAX_SHAPES:
-            self._free.clear()
-        self._free.setdefault(buffer.key, []).append(buffer)
+        buffer.home.append(buffer)
 
-    def _new(self, key: tuple[object, ...], views: Mapping[str, Array], gear: int) -> Buffer:
+    def _repeat_last(self, buffer: Buffer, rows: int, gear: int) -> None:
+        for tensor in self._tensors:
+            array = buffer.arrays[tensor.name]
+            last = tensor.rows_of(array, rows - 1, rows)
+            for row in range(rows, gear):
+                tensor.rows_of(array, row, row + 1)[...] = last
+
+    def _new_home(self, key: object) -> list[Buffer]:
+        if len(self._idle) >= _MAX_SHAPES and not self._fixed:
+            self._idle.clear()
+        return self._idle.setdefault(key, [])
+
+    def _new(self, views: Mapping[str, Array], gear: int, home: list[Buffer]) -> Buffer:
         arrays = {}
         for tensor in self._tensors:
             shape = list(views[tensor.name].shape)
             shape[tensor.batch_axis or 0] = gear * tensor.rows_per_row
             arrays[tensor.name] = np.empty(shape, tensor.dtype)
-        return Buffer(key, arrays, gear)
+        return Buffer(arrays, gear, home)
 
 
 def _padding_values(tensors: tuple[TensorSpec, ...], padding: object) -> dict[str, Array]:
