@@ -9,6 +9,7 @@ raw runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ def inner_session(runner: anybatch.Runner) -> onnxruntime.InferenceSession:
     return runner._session._runtime.session  # type: ignore[attr-defined]
 
 
-def polygraphy_runner(session: onnxruntime.InferenceSession) -> object | None:
+def polygraphy_runner(session: onnxruntime.InferenceSession) -> Any:
     """Return Polygraphy's runner on that session, activated; None where it is not installed."""
     try:
         from polygraphy.backend.onnxrt import OnnxrtRunner
@@ -47,26 +48,24 @@ def polygraphy_runner(session: onnxruntime.InferenceSession) -> object | None:
     return runner
 
 
-def exact_gear(title: str, model: onnx.ModelProto, rows: int = 8) -> None:
+def exact_gear(title: str, model: onnx.ModelProto, rows: int = 8, batch_sizes: tuple[int, ...] | None = (1, 4, 8)) -> None:
     feed = {
         value.name: np.random.default_rng(0).random((rows, value.type.tensor_type.shape.dim[1].dim_value), np.float32)
         for value in model.graph.input
     }
-    with (
-        anybatch.open(model, session_options=ONE_THREAD) as dynamic,
-        anybatch.open(model, batch_sizes=[1, 4, rows], session_options=ONE_THREAD) as gears,
-    ):
-        session = inner_session(gears)
+    with anybatch.open(model, batch_sizes=batch_sizes, session_options=ONE_THREAD) as runner:
+        session = inner_session(runner)
         peer = polygraphy_runner(session)
         calls: dict[str, Callable[[], object]] = {
             "InferenceSession.run(None, feed)": lambda: session.run(None, feed),
-            "anybatch, any batch": lambda: dynamic.run(feed),
-            f"anybatch, gear {rows}": lambda: gears.run(feed),
+            f"anybatch, {runner.batching}": lambda: runner.run(feed),
         }
         if peer is not None:
             calls["polygraphy OnnxrtRunner.infer"] = lambda: peer.infer(feed)
             calls["polygraphy, check_inputs=False"] = lambda: peer.infer(feed, check_inputs=False)
-        print_table(f"{title}, {rows} rows, exact gear", interleave(calls), "InferenceSession.run(None, feed)")
+        print_table(f"{title}: {rows} rows, exact gear", interleave(calls), "InferenceSession.run(None, feed)")
+        if peer is not None:
+            peer.deactivate()
 
 
 def padded(model: onnx.ModelProto, rows: int = 5, gear: int = 8) -> None:
@@ -105,6 +104,7 @@ def split(model: onnx.ModelProto) -> None:
 def main() -> None:
     print("10th percentile over 41 interleaved loops; ratio and difference to the first line of each table")
     exact_gear("one Relu, 1 input of 16 floats", elementwise(1))
+    exact_gear("one Relu, 1 input of 16 floats", elementwise(1), batch_sizes=None)
     exact_gear("eight Relus, 8 inputs of 16 floats", elementwise(8))
     exact_gear("one Relu, 1 input of 16384 floats", elementwise(1, 16384))
     exact_gear("MLP 256-1024-1024-10", mlp(256, 1024, 1024, 10))

@@ -88,12 +88,16 @@ class OnnxRuntimeSession:
                 bound = idle.pop()
             except IndexError:  # as many threads are in here as there are buffers
                 bound = _Bound(runtime.session, self.spec, gear)
-            if inputs[self._rows_name].shape != bound.rows_shape:
+            # NumPy would spread one row over all of them without a word.
+            if self._rows_axis or len(inputs[self._rows_name]) != bound.length:
                 check_launch(self.spec, self.batching, inputs, gear)
             for name, place in bound.inputs:
                 place[...] = inputs[name]
             bound.run(bound.binding)
-            return {name: place.copy() for name, place in bound.outputs}
+            results = {}  # a loop: before Python 3.12 a comprehension costs a call
+            for name, place in bound.outputs:
+                results[name] = place.copy()
+            return results
         except InputError:
             raise
         except Exception as error:  # ONNX Runtime's errors share no base class
@@ -132,15 +136,15 @@ class OnnxRuntimeSession:
 class _Bound:
     """Buffers for one batch size, bound to ONNX Runtime once, used by one thread at a time."""
 
-    __slots__ = ("binding", "inputs", "outputs", "rows_shape", "run")
+    __slots__ = ("binding", "inputs", "length", "outputs", "run")
 
     def __init__(self, session: Any, spec: ModelSpec, gear: int) -> None:
         self.run = session.run_with_iobinding
         self.binding = session.io_binding()
         self.inputs = [(tensor.name, _empty(tensor, gear)) for tensor in spec.inputs]
         self.outputs = [(tensor.name, _empty(tensor, gear)) for tensor in spec.outputs]
-        self.rows_shape = next(
-            array.shape for tensor, (_, array) in zip(spec.inputs, self.inputs, strict=True) if tensor.batch_axis is not None
+        self.length = next(
+            len(array) for tensor, (_, array) in zip(spec.inputs, self.inputs, strict=True) if tensor.batch_axis is not None
         )
         for name, array in self.inputs:
             self.binding.bind_ortvalue_input(name, _ort_value(array))
