@@ -710,3 +710,33 @@ def test_a_session_without_concurrency_is_refused():
     with pytest.raises(ContractError, match="fake: expected a concurrency of at least 1, or None, got 0"):
         Runner(session, backend="fake")
     session.close()
+
+
+def test_rows_must_agree_also_between_shapes_seen_before():
+    session = Recorder(TwoInputs, AnyBatch())
+    with Runner(session) as runner:
+        requests = {n: {"a": np.ones((n, 4), np.float32), "b": np.ones((n, 2), np.int64)} for n in (3, 5)}
+        for good in requests.values():
+            runner.run(good)
+        session.seen.clear()
+        with pytest.raises(InputError, match="same number of rows in every input, got: 'a' has 5, 'b' has 3"):
+            runner.run({"a": requests[5]["a"], "b": requests[3]["b"]})
+        assert session.seen == []
+
+
+@by_batching
+def test_sessions_get_contiguous_aligned_native_arrays_whatever_came(batching):
+    session = Recorder(AFFINE, batching)
+    ((name, plain),) = request(AFFINE, 8).items()
+    memory = np.zeros(plain.nbytes + 1, np.uint8)
+    misaligned = memory[1:].view(plain.dtype).reshape(plain.shape)
+    misaligned[...] = plain
+    with Runner(session) as runner:
+        runner.run({name: plain})
+        for odd in (np.asfortranarray(plain), plain[::-1], misaligned, plain.astype(">f4")):
+            runner.run({name: odd})
+    assert len(session.seen) >= 5
+    for array in session.seen:
+        assert array.flags.c_contiguous
+        assert array.flags.aligned
+        assert array.dtype.isnative
