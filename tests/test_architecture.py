@@ -27,6 +27,7 @@ ORDER = [
     "_backend",
     "_hookspecs",
     "_onnx_spec",
+    "_samples",
     "_rebatch",
     "_backends",
     "_backends._onnxruntime_session",

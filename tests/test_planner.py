@@ -212,3 +212,17 @@ def test_each_message(make, message):
 def test_gears_are_sorted_and_readable():
     assert Gears((8, 1, 4)).sizes == (1, 4, 8)
     assert [str(b) for b in (Gears((8, 1)), MultipleOf(4), AnyBatch())] == ["gears 1, 8", "multiples of 4", "any batch size"]
+
+
+def test_exact_plans_of_neighbouring_gears_up_to_the_last_gap():
+    """Sums of 39 and 40 leave gaps up to 39 * 40 - 39 - 40 = 1481, far beyond the first table."""
+    costs = {39: 1.0, 40: 1.5}
+    plans, least = planner(costs), least_costs(2000, costs, exact=True)
+    for rows in (*range(2000, 0, -7), 1481, 1482):
+        if least[rows] == math.inf:
+            with pytest.raises(InputError, match="without padding"):
+                plans.plan(rows, exact=True)
+        else:
+            assert plans.plan(rows, exact=True).cost == pytest.approx(least[rows], rel=2e-9)
+    assert least[1481] == math.inf > least[1482]
+    assert planner(costs).plan(10**7, exact=True).padded_rows == 0

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import anybatch
 from anybatch import AnyBatch, ClosedError, ContractError, DeviceError, Gears, InputError, ModelError, MultipleOf, Runner
 from anybatch.testing import FakeBackend
-from anybatch.testing.models import AFFINE, BY_DTYPE, COUPLED, MODELS, SAME, SEVERAL, SUMMED, TABLE
+from anybatch.testing.models import AFFINE, AXIS_1, BY_DTYPE, COUPLED, MODELS, SAME, SEVERAL, SUMMED, TABLE
 
 BATCHINGS = [Gears((1, 4, 8)), Gears((1, 4, 8), pads=True), MultipleOf(4), AnyBatch()]
 by_batching = pytest.mark.parametrize("batching", BATCHINGS, ids=str)
@@ -740,3 +740,21 @@ def test_sessions_get_contiguous_aligned_native_arrays_whatever_came(batching):
         assert array.flags.c_contiguous
         assert array.flags.aligned
         assert array.dtype.isnative
+
+
+@by_batching
+def test_places_offered_to_sessions_are_contiguous(batching):
+    for model in (AFFINE, AXIS_1):
+        session = Recorder(model, batching)
+        with Runner(session) as runner:
+            for rows in (4, 8, 13):
+                inputs = request(model, rows)
+                assert_same(runner.run(inputs), model.reference(inputs))
+        assert all(place.flags.carray for place in session.offered)
+
+
+def test_results_of_padded_launches_keep_no_padding_alive():
+    with open_fake(batching=Gears((8,))) as runner:
+        for array in runner.run(request(AFFINE, 3)).values():
+            assert array.base is None
+            assert len(array) == 3

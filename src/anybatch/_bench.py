@@ -1,4 +1,4 @@
-"""How long requests of several sizes take, as a caller sees it; and inputs to measure with."""
+"""How long requests of several sizes take, as a caller sees it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from anybatch._batching import Batching, Gears, MultipleOf
 from anybatch._errors import InputError
 from anybatch._planner import Plan
 from anybatch._runner import Runner
-from anybatch._tensors import Array, ModelSpec, TensorSpec
+from anybatch._tensors import Array, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,36 +116,6 @@ def awkward_sizes(batching: Batching) -> list[int]:
     return sorted({1, 2 * max(sizes) + 1} | around - {0})
 
 
-def random_inputs(spec: ModelSpec, rows: int, free: Mapping[str, int] | None = None) -> dict[str, Array]:
-    """Return inputs of that many rows, the same at every call: floats from a normal distribution, integers 0 or 1.
-
-    Integers are often indices or class numbers; 0 and 1 are valid wherever anything is.
-
-    Args:
-        free: sizes of the free dimensions: of a named one by its name, of one without by its input and axis, as in ``"x.1"``.
-
-    Raises:
-        InputError: the size of a free dimension is missing or negative, or `free` has one that the model has not.
-    """
-    free = free or {}
-    wanted = {name for tensor in spec.inputs for name in _free_names(tensor).values()}
-    missing, unknown = sorted(wanted - set(free)), sorted(set(free) - wanted)
-    if missing:
-        raise InputError(
-            f"the model leaves dimensions free: give each a size, {' '.join(f'--shape {name}=SIZE' for name in missing)}"
-        )
-    if unknown or any(size < 0 for size in free.values()):
-        raise InputError(f"expected sizes >= 0 for the free dimensions {sorted(wanted)}, got {dict(free)}")
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for tensor in spec.inputs:
-        shape = list(tensor.shape_for(rows))
-        for axis, name in _free_names(tensor).items():
-            shape[axis] = free[name]
-        arrays[tensor.name] = _random_array(generator, tensor.dtype, [size or 0 for size in shape])
-    return arrays
-
-
 def take_rows(spec: ModelSpec, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
     """Return a request of that many rows from the beginning of another, which is repeated where it is shorter.
 
@@ -167,20 +136,3 @@ def take_rows(spec: ModelSpec, inputs: Mapping[str, Array], rows: int) -> dict[s
             array = tensor.rows_of(array if rows * tensor.rows_per_row <= length else np.tile(array, times), 0, rows)
         taken[tensor.name] = np.ascontiguousarray(array)
     return taken
-
-
-def _free_names(tensor: TensorSpec) -> dict[int, str]:
-    """Return the free dimensions of an input by axis: their name, or input and axis where they have none."""
-    return {
-        axis: size if isinstance(size, str) else f"{tensor.name}.{axis}"
-        for axis, size in enumerate(tensor.shape)
-        if axis != tensor.batch_axis and not isinstance(size, int)
-    }
-
-
-def _random_array(generator: np.random.Generator, dtype: np.dtype[Any], shape: list[int]) -> Array:
-    if dtype.kind in "biu":
-        return generator.integers(0, 2, shape).astype(dtype)
-    if dtype.kind == "c":
-        return (generator.standard_normal(shape) + 1j * generator.standard_normal(shape)).astype(dtype)
-    return generator.standard_normal(shape).astype(dtype)  # bfloat16 and its like are of kind "V"

@@ -10,13 +10,14 @@ the batch axis), fails there and is refused with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
 
 from anybatch._errors import ModelError
 from anybatch._onnx_spec import BatchAxes, declared_tensors, find_spec, fixed_batch
+from anybatch._samples import free_names, random_inputs
 from anybatch._tensors import Array, ModelSpec, TensorSpec
 
 _SYMBOL: Final = "rows"
@@ -112,7 +113,7 @@ def _free_head(node: onnx.NodeProto, target: list[int], shape: tuple[int | None,
     return None
 
 
-def check_same_rows(spec: ModelSpec, batch: int, run_fixed: Run, run_freed: Run, *, seed: int = 0) -> None:
+def check_same_rows(spec: ModelSpec, batch: int, run_fixed: Run, run_freed: Run) -> None:
     """Check on generated rows that a freed model answers as the fixed one does, whatever the number of rows.
 
     The fixed model runs batch + 2 rows in launches of its own size; the freed model runs them in one launch, and one row
@@ -127,7 +128,7 @@ def check_same_rows(spec: ModelSpec, batch: int, run_fixed: Run, run_freed: Run,
         ModelError: a run failed, or an output differs; the message names it and says what that means.
     """
     rows = batch + 2
-    inputs = _random_inputs(spec, rows, np.random.default_rng(seed))
+    inputs = random_inputs(spec, rows, {name: 1 for tensor in spec.inputs for name in free_names(tensor).values()})
     launches = {}
     for start in range(0, rows, batch):
         start = min(start, rows - batch)
@@ -188,15 +189,3 @@ def _slice(tensors: tuple[TensorSpec, ...], arrays: Mapping[str, Array], start: 
         else arrays[tensor.name]
         for tensor in tensors
     }
-
-
-def _random_inputs(spec: ModelSpec, rows: int, random: np.random.Generator) -> dict[str, Array]:
-    """Return inputs of that many rows: normal floats, and integers of 0 and 1, which are valid indices nearly anywhere."""
-    inputs: dict[str, Array] = {}
-    for tensor in spec.inputs:
-        shape = [1 if size is None else size for size in tensor.shape_for(rows)]
-        values: np.ndarray[Any, Any] = (
-            random.integers(0, 2, shape) if tensor.dtype.kind in "biu" else random.standard_normal(shape)
-        )
-        inputs[tensor.name] = values.astype(tensor.dtype)
-    return inputs
