@@ -758,3 +758,27 @@ def test_results_of_padded_launches_keep_no_padding_alive():
         for array in runner.run(request(AFFINE, 3)).values():
             assert array.base is None
             assert len(array) == 3
+
+
+def test_leaving_map_cancels_what_is_queued_and_waits_for_what_runs():
+    class SecondWaits(Recorder):
+        begun, go = threading.Event(), threading.Event()
+
+        def execute(self, inputs, gear, out=None):
+            if self.seen:
+                self.begun.set()
+                assert self.go.wait(timeout=30)
+            return super().execute(inputs, gear, out)
+
+    session = SecondWaits(AFFINE, AnyBatch())
+    with Runner(session) as runner:
+        results = runner.map((request(AFFINE, 1) for _ in range(9)), in_flight=4)
+        next(results)
+        assert session.begun.wait(timeout=30)
+        leaving = threading.Thread(target=results.close)
+        leaving.start()
+        leaving.join(timeout=0.05)
+        assert leaving.is_alive(), "it waits for the launch in progress"
+        session.go.set()
+        leaving.join(timeout=30)
+        assert len(session.seen) == 2, "what had not begun never ran"
