@@ -760,7 +760,10 @@ def test_results_of_padded_launches_keep_no_padding_alive():
             assert len(array) == 3
 
 
-def test_leaving_map_cancels_what_is_queued_and_waits_for_what_runs():
+def test_leaving_map_cancels_what_is_queued_and_waits_for_what_runs(monkeypatch):
+    waiting, real = threading.Event(), anybatch._pipeline.wait
+    monkeypatch.setattr("anybatch._pipeline.wait", lambda futures: (waiting.set(), real(futures)))
+
     class SecondWaits(Recorder):
         begun, go = threading.Event(), threading.Event()
 
@@ -777,7 +780,7 @@ def test_leaving_map_cancels_what_is_queued_and_waits_for_what_runs():
         assert session.begun.wait(timeout=30)
         leaving = threading.Thread(target=results.close)
         leaving.start()
-        leaving.join(timeout=0.05)
+        assert waiting.wait(timeout=30)
         assert leaving.is_alive(), "it waits for the launch in progress"
         session.go.set()
         leaving.join(timeout=30)
