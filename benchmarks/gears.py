@@ -1,8 +1,9 @@
 """What gears cost on ONNX Runtime, beside one session with a free batch axis. ``python benchmarks/gears.py``.
 
-anybatch runs all gears on one InferenceSession. Beside it, a session per gear compiled for its fixed size: each with a thread
-pool of its own, as one gets by default, and all with one global pool and the same weights handed to each. Gears are
-called round robin; every way runs in a process of its own (a global pool must exist before any session), in turns.
+anybatch runs all gears on one InferenceSession. Beside it: its own runner without gears, and a session per gear compiled for
+its fixed size, each with a thread pool of its own, as one gets by default, or all with one global pool and the same
+weights handed to each. Gears are called round robin; every way runs in a process of its own (a global pool must exist
+before any session), in turns.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "digits, convolutional": lambda: onnx.load(DIGITS),
 }
 ONE_SESSION = "one session, free batch"
+OURS_FREE = "anybatch, any batch size"
 OURS = "anybatch, six gears"
 OWN_POOLS = "six sessions, own pools"
 SHARED = "six sessions, one pool and weights"
-WAYS = (ONE_SESSION, OURS, OWN_POOLS, SHARED)
+WAYS = (ONE_SESSION, OURS_FREE, OURS, OWN_POOLS, SHARED)
 TURNS = 3
 
 
@@ -63,8 +65,8 @@ def measure(model_name: str, way: str, rounds: int = 300) -> None:
     feeds = {gear: {name: np.random.default_rng(gear).random((gear, *shape), np.float32)} for gear in GEARS}
     before = resident_mib()
     calls: dict[int, Callable[[], object]] = {}
-    if way == OURS:
-        runner = anybatch.open(model, batch_sizes=GEARS)
+    if way in (OURS_FREE, OURS):
+        runner = anybatch.open(model, batch_sizes=GEARS if way == OURS else None)
         calls = {gear: (lambda gear=gear: runner.run(feeds[gear])) for gear in GEARS}  # type: ignore[misc]
     elif way == ONE_SESSION:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -79,7 +81,7 @@ def measure(model_name: str, way: str, rounds: int = 300) -> None:
             call()
             times[gear].append((perf_counter() - started) * 1e6)
     memory = resident_mib() - before
-    if way == OURS:
+    if way in (OURS_FREE, OURS):
         runner.close()
     print(json.dumps([[float(np.percentile(times[gear][rounds // 6 :], 25)) for gear in GEARS], memory]))
 
