@@ -544,7 +544,7 @@ class _Join:
             if rows == 0:
                 shape = tuple(size or 0 for size in shape)
             if None not in shape:
-                self._arrays[tensor.name] = np.empty(shape, tensor.dtype)  # type: ignore[arg-type]  # no None in it
+                self._arrays[tensor.name] = np.empty([size or 0 for size in shape], tensor.dtype)
 
     def offer(self, start: int, stop: int) -> dict[str, Array] | None:
         """Return the places where rows start..stop of each output go, as far as they are contiguous."""

@@ -17,6 +17,7 @@ from anybatch._errors import InputError
 from anybatch._tensors import Array, ModelSpec
 
 _SUFFIXES: Final = (".npz", ".npy")
+_FORMAT: Final[Any] = np.lib.format  # typed in NumPy since 2.3, and Python 3.10 has only 2.2
 
 
 def read_inputs(path: Path, spec: ModelSpec, *, ignore_extra: bool = False) -> dict[str, Array]:
@@ -37,7 +38,7 @@ def read_inputs(path: Path, spec: ModelSpec, *, ignore_extra: bool = False) -> d
         arrays = _read_npz(path, names, ignore_extra=ignore_extra)
     elif len(names) == 1:
         with _reading(path):
-            arrays = {names[0]: np.asarray(np.lib.format.open_memmap(path, "r"))}
+            arrays = {names[0]: np.asarray(_FORMAT.open_memmap(path, "r"))}
     else:
         raise InputError(f"{path}: one array, but the model takes {len(names)} inputs, {names}: save an .npz with these names")
     dtypes = {tensor.name: tensor.dtype for tensor in spec.inputs}
@@ -91,7 +92,7 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
     try:
         with part.open("xb") as file:
             if path.suffix == ".npy":
-                np.lib.format.write_array(file, next(iter(outputs.values())), allow_pickle=False)
+                _FORMAT.write_array(file, next(iter(outputs.values())), allow_pickle=False)
             else:
                 _write_npz(file, outputs)
         part.replace(path)
@@ -120,7 +121,7 @@ def _write_npz(file: Any, arrays: Mapping[str, Array]) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+                _FORMAT.write_array(entry, array, allow_pickle=False)
 
 
 def _check_suffix(path: Path) -> None:

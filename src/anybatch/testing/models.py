@@ -124,6 +124,7 @@ def _weights(seed: int, *shape: int) -> Array:
 
 _FLOAT32: Final = np.dtype(np.float32)
 _node: Final = helper.make_node
+_sliding_window_view: Final[Any] = np.lib.stride_tricks.sliding_window_view  # whose types in NumPy 2.2 lack several axes
 
 
 def _affine(name: str, seed: int) -> ReferenceModel:
@@ -321,7 +322,7 @@ def _convolution() -> ReferenceModel:
     w, b = _weights(90, 3, 2, 3, 3), _weights(91, 3)
 
     def compute(x: Array) -> dict[str, Array]:
-        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
+        windows = _sliding_window_view(x, (3, 3), axis=(2, 3))
         return {"y": np.maximum(np.einsum("nchwij,ocij->nohw", windows, w) + b[:, None, None], 0)}
 
     return _build(
