@@ -9,10 +9,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := $(wildcard plugins/*/)
-METADATA := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
+METADATA := pyproject.toml $(PLUGINS)
 # Each distribution is installed in place, the core first.
-EDITABLE := $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+EDITABLE := $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
 
 .PHONY: demo test check bench format clean
 .DELETE_ON_ERROR:
