@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 import warnings
 import weakref
 from collections import Counter
@@ -678,6 +679,24 @@ def test_a_runner_left_open_warns_and_closes():
     del runner
     with pytest.warns(ResourceWarning, match="<Runner on fake, gears 1, 4, 8, open> was left open"):
         watched.clear()
+    assert backend.alive == 0
+
+
+def test_a_runner_left_open_after_submit_warns_as_well():
+    """Its idle threads must not keep it alive."""
+    backend = FakeBackend()
+    watched = [open_fake(backend=backend)]
+    watched[0].submit(request(AFFINE, 1)).result(timeout=30)
+    list(watched[0].map([request(AFFINE, 1)]))
+
+    def drop():
+        watched.clear()
+        deadline = time.monotonic() + 30
+        while backend.alive and time.monotonic() < deadline:  # a worker may still be letting go of the last request
+            gc.collect()
+
+    with pytest.warns(ResourceWarning, match="was left open"):
+        drop()
     assert backend.alive == 0
 
 

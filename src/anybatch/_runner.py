@@ -247,8 +247,9 @@ class Runner:
             if self._closed:
                 raise ClosedError(f"{self!r}: submit() after close()")
             if self._executor is None:
+                idents = self._worker_idents  # not self: threads keep what they start with, and would keep the runner
                 self._executor = ThreadPoolExecutor(
-                    self._workers, f"anybatch-{self.backend}", lambda: self._worker_idents.add(threading.get_ident())
+                    self._workers, f"anybatch-{self.backend}", lambda: idents.add(threading.get_ident())
                 )
             return self._executor.submit(self.run, inputs, out=out)
 
