@@ -1,0 +1,507 @@
+"""Virtual time: host threads, the GIL, engines, streams and events. A real clock only bounds patience, it measures nothing.
+
+Each host thread has a cursor: its own virtual time in microseconds. Work put on a stream waits there; it is placed on
+its engine and run only when someone has to know (a synchronisation, a query, a pumped report), always in order of
+virtual start time, so a program gives the same times on every run.
+
+A thread is, for the clock, in one of three states:
+
+    running   it executes Python; what it will submit next comes at its cursor or later, so nobody runs ahead of it
+    waiting   it blocks inside acl; it submits nothing until it is let go
+    idle      it made no acl call for `GRACE_S` of real time while others waited for it (it sleeps in a queue, say);
+              when it comes back its cursor jumps to that of the thread that called last: probably its waker
+
+running -> waiting -> running around blocking calls; running -> idle by another's patience; idle -> running by a call.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import math
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from acl_sim._ledger import caller_site
+from acl_sim._reports import ENDED
+
+if TYPE_CHECKING:
+    from acl_sim._machine import Context, Machine
+
+GRACE_S = 0.02  # real time: how long a waiting thread lets a running one catch up before it counts as idle
+STALL_S = 30.0  # real time: how long a stalled stream waits for somebody to pump its callback
+ENGINES = ("copy_in", "compute", "copy_out")
+
+Action = Callable[[], "int | None"]
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(eq=False, slots=True)
+class HostThread:
+    """One host thread as the clock and the runtime see it."""
+
+    ident: int
+    alive: Callable[[], bool]
+    cursor: float
+    state: str = "running"
+    pumping: bool = False
+    wakes: Callable[[], float | None] | None = None  # while waiting: the moment it is let go, once that is known
+    beats: int = 0  # signs of life: calls and submissions
+    context: Context | None = None
+    message: str | None = None
+    last_error: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """One piece of work on a stream. `end` is None until it is placed; `done` once its action has run."""
+
+    stream: Stream
+    engine: str
+    cost: float | Callable[[], float]
+    action: Action | None
+    label: str
+    issued: float
+    sequence: int
+    site: str
+    reads: Ranges = ()
+    writes: Ranges = ()
+    after: Task | None = None
+    report: Any = None
+    start: float = 0.0
+    end: float | None = None
+    done: bool = False
+    synced: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Stream:
+    """A queue of work, run strictly in order. `ready` is when its last placed task ended, None while a callback blocks it."""
+
+    context: Context
+    site: str
+    queue: deque[Task] = field(default_factory=deque)
+    unsynced: deque[Task] = field(default_factory=deque)
+    last: Task | None = None
+    ready: float | None = 0.0
+    error: int = 0
+    handle: int = 0
+    subscription: Any = None
+
+
+class Gil:
+    """Who held the interpreter when, as merged intervals; consulted only once a second thread exists."""
+
+    def __init__(self) -> None:
+        self._starts: list[float] = []
+        self._ends: list[float] = []
+
+    def free_from(self, moment: float) -> float:
+        """The first moment, not before `moment`, at which nobody holds the GIL."""
+        at = bisect.bisect_right(self._starts, moment) - 1
+        return self._ends[at] if at >= 0 and moment < self._ends[at] else moment
+
+    def hold(self, start: float, end: float) -> float:
+        """Hold the GIL for `end - start`, at the first gap that is long enough from `start` on; returns the end."""
+        length = end - start
+        if length <= 0:
+            return self.free_from(start)
+        at = max(0, bisect.bisect_right(self._starts, start) - 1)
+        while at < len(self._starts):
+            if self._ends[at] > start:
+                if self._starts[at] >= start + length:
+                    break
+                start = self._ends[at]
+            at += 1
+        end = start + length
+        at = bisect.bisect_left(self._starts, start)
+        self._starts.insert(at, start)
+        self._ends.insert(at, end)
+        if at + 1 < len(self._starts) and self._starts[at + 1] <= end:
+            self._ends[at] = self._ends.pop(at + 1)
+            self._starts.pop(at + 1)
+        if at > 0 and self._ends[at - 1] >= start:
+            self._ends[at - 1] = self._ends.pop(at)
+            self._starts.pop(at)
+        if len(self._starts) > 4096:
+            del self._starts[:2048], self._ends[:2048]
+        return end
+
+
+class Clock:
+    """Threads, engines and streams of one machine. Every method is called with the machine's lock held."""
+
+    def __init__(self, machine: Machine, lock: threading.Condition) -> None:
+        self._machine = machine
+        self._lock = lock
+        self.threads: dict[int, HostThread] = {}
+        self.gil = Gil()
+        self._last_cursor = 0.0
+        self._free: dict[tuple[int, str], float] = {}
+        self.streams: list[Stream] = []
+        self._effects: list[tuple[float, int, Task]] = []
+        self._sequence = 0
+        self._waiters = 0
+
+    # Threads
+
+    def thread(self) -> HostThread:
+        """The calling thread."""
+        ident = threading.get_ident()
+        known = self.threads.get(ident)
+        if known is not None and known.alive():
+            return known
+        self.threads = {i: t for i, t in self.threads.items() if t.alive()}
+        # Bound to the Thread object, not to the ident: idents come back.
+        reference = weakref.ref(threading.current_thread())
+        return self.threads.setdefault(ident, HostThread(ident, lambda: _is_alive(reference), self._last_cursor))
+
+    def enter(self) -> HostThread:
+        """The calling thread begins a call: it waits for the GIL."""
+        thread = self.thread()
+        thread.beats += 1
+        if thread.state == "idle":
+            thread.cursor = max(thread.cursor, self._last_cursor)
+        thread.state = "running"
+        if len(self.threads) > 1:
+            thread.cursor = self.gil.free_from(thread.cursor)
+        return thread
+
+    def leave(self, thread: HostThread, started: float, *, holds_gil: bool) -> None:
+        """The call ends; one that held the GIL pushes whoever runs in the same stretch of virtual time."""
+        if len(self.threads) > 1:
+            if holds_gil and thread.cursor > started:
+                thread.cursor = self.gil.hold(started, thread.cursor)
+            elif not holds_gil:
+                thread.cursor = self.gil.free_from(thread.cursor)
+        if thread.state == "idle":
+            return  # a poll that found nothing: no time passed
+        self._last_cursor = thread.cursor
+        self._note_time(thread.cursor)
+        if self._waiters:
+            self._lock.notify_all()
+
+    def _others(self, thread: HostThread) -> list[HostThread]:
+        return [t for t in self.threads.values() if t is not thread and t.alive()]
+
+    def _note_time(self, moment: float) -> None:
+        if moment > self._machine.ledger.device_time_us:
+            self._machine.ledger.device_time_us = moment
+
+    # Work
+
+    def submit(
+        self,
+        stream: Stream,
+        engine: str,
+        cost: float | Callable[[], float],
+        action: Action | None,
+        label: str,
+        *,
+        reads: Ranges = (),
+        writes: Ranges = (),
+        after: Task | None = None,
+        report: Any = None,
+    ) -> Task:
+        """Put work on a stream; see `Machine.submit`."""
+        self._sequence += 1
+        thread = self.thread()
+        thread.beats += 1
+        task = Task(
+            stream, engine, cost, action, label, thread.cursor, self._sequence, caller_site(),
+            reads, writes, after, report,
+        )  # fmt: skip
+        stream.queue.append(task)
+        stream.unsynced.append(task)
+        stream.last = task
+        if self._waiters:
+            self._lock.notify_all()
+        return task
+
+    def run_blocking(self, device: int, engine: str, cost: float, action: Action | None) -> int:
+        """Run work now, outside every stream, and wait for it; returns the action's code."""
+        thread = self.thread()
+        self.advance(thread.cursor)
+        start = self._place(device, engine, thread.cursor, cost)
+        code = action() if action is not None else 0
+        thread.cursor = max(thread.cursor, start + cost)
+        return code or 0
+
+    def _place(self, device: int, engine: str, ready: float, cost: float) -> float:
+        if engine == "none":
+            return ready
+        key = (device, engine)
+        start = max(ready, self._free.get(key, 0.0))
+        self._free[key] = start + cost
+        busy = self._machine.ledger.busy_us
+        busy[engine] = busy.get(engine, 0.0) + cost
+        return start
+
+    def advance(
+        self,
+        limit: float = math.inf,
+        targets: Iterable[Task] = (),
+        *,
+        waiter: HostThread | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> str:
+        """Place and run what is queued, in order of start time, up to `limit` or until all `targets` are done.
+
+        Returns:
+            "done" (all targets), "stopped" (`stop()`), "late" (the next task starts after `limit`), "behind" (a running
+            thread might still submit something earlier; only with a `waiter`), "stalled" (a callback has to run
+            first), "empty".
+        """
+        targets = tuple(targets)
+        while True:
+            if stop is not None and stop():
+                return "stopped"
+            if targets and all(task.end is not None for task in targets):
+                last = max(task.end or 0.0 for task in targets)
+                self._run_effects(min(limit, last))
+                return "done" if last <= limit else "late"
+            best: Task | None = None
+            best_start = math.inf
+            blocked = False
+            for stream in self.streams:
+                if not stream.queue:
+                    continue
+                head = stream.queue[0]
+                if stream.ready is None or (head.after is not None and head.after.end is None):
+                    blocked = True
+                    continue
+                start = max(head.issued, stream.ready, head.after.end or 0.0 if head.after is not None else 0.0)
+                if head.engine != "none":
+                    start = max(start, self._free.get((stream.context.device, head.engine), 0.0))
+                if start < best_start or (start == best_start and best is not None and head.sequence < best.sequence):
+                    best, best_start = head, start
+            if best is None:
+                if limit < math.inf or not targets:
+                    self._run_effects(limit)
+                return "stalled" if blocked else "empty"
+            if waiter is not None and any(t.state == "running" and t.cursor < best_start for t in self._others(waiter)):
+                self._run_effects(min(limit, best_start))
+                return "behind"
+            if best_start > limit:
+                self._run_effects(limit)
+                return "late"
+            self._run_effects(best_start)
+            self._schedule(best, best_start)
+            if self._waiters > 1:
+                self._wake(waiter)
+
+    def _schedule(self, task: Task, start: float) -> None:
+        stream = task.stream
+        stream.queue.popleft()
+        cost = task.cost() if callable(task.cost) else task.cost
+        self._place(stream.context.device, task.engine, start, cost)
+        task.start = start
+        if task.report is not None and task.report.reached(start):
+            stream.ready = None  # a blocking callback: `finish_callback` goes on
+            self._lock.notify_all()
+            return
+        task.end = stream.ready = start + cost
+        self._note_time(task.end)
+        heapq.heappush(self._effects, (task.end, task.sequence, task))
+
+    def _wake(self, waiter: HostThread | None) -> None:
+        """Waiting threads whose moment is known run again from there on: nobody may get ahead of them any more."""
+        for thread in self.threads.values():
+            if thread is not waiter and thread.state == "waiting" and thread.wakes is not None:
+                moment = thread.wakes()
+                if moment is not None:
+                    thread.cursor = max(thread.cursor, moment)
+                    thread.state = "running"
+                    thread.beats += 1
+                    self._lock.notify_all()
+
+    def finish_callback(self, task: Task, moment: float) -> None:
+        """A blocking callback has returned at `moment`: its stream goes on."""
+        if task.end is None:
+            task.end = task.stream.ready = max(task.start, moment)
+            heapq.heappush(self._effects, (task.end, task.sequence, task))
+            self._lock.notify_all()
+
+    def _run_effects(self, until: float) -> None:
+        while self._effects and self._effects[0][0] <= until:
+            task = heapq.heappop(self._effects)[2]
+            task.done = True
+            if task.action is not None:
+                code = task.action()
+                if code:
+                    task.stream.error = task.stream.error or code
+
+    # Waiting
+
+    def wait(self, targets: Iterable[Task], deadline: float = math.inf) -> bool:
+        """Block the calling thread until the targets are done: its cursor goes to the last end, or to `deadline`.
+
+        Returns:
+            True; False when the deadline passed first (then also for a stream that nothing will ever move).
+        Raises:
+            Violation: strict mode, and nobody will ever run a callback that this waits for.
+        """
+        targets = [task for task in targets if task is not None]
+        thread = self.thread()
+        if all(task.done for task in targets):
+            if any((task.end or 0.0) > deadline for task in targets):
+                thread.cursor = max(thread.cursor, deadline)
+                return False
+            self._synced(thread, targets)
+            return True
+        thread.state = "waiting"
+        thread.wakes = lambda: _last_end(targets, deadline)
+        self._waiters += 1
+        self._lock.notify_all()
+        patience = STALL_S
+        try:
+            while True:
+                verdict = self.advance(deadline, targets, waiter=thread)
+                if verdict == "done":
+                    self._synced(thread, targets)
+                    return True
+                if verdict == "late":
+                    thread.cursor = max(thread.cursor, deadline)
+                    return False
+                if verdict == "behind":
+                    self.let_others_go_on(thread)
+                    continue
+                reason = self._never(thread) if patience > 0 else f"nobody pumped its callback for {STALL_S:g} s"
+                if reason:
+                    if deadline == math.inf:
+                        self._machine.violate("synchronise never returns", reason)
+                    thread.cursor = max(thread.cursor, min(deadline, thread.cursor + 1e6))
+                    return False
+                self._lock.wait(0.05)
+                if not any(s.ready is None and s.subscription is not None and s.subscription.running for s in self.streams):
+                    patience -= 0.05
+        finally:
+            self._waiters -= 1
+            thread.state = "running"
+            thread.wakes = None
+
+    def _synced(self, thread: HostThread, targets: Iterable[Task]) -> None:
+        for task in targets:
+            thread.cursor = max(thread.cursor, task.end or 0.0)
+            self.mark_synced(task)
+
+    def mark_synced(self, task: Task) -> None:
+        """The host knows that `task`, and all that had to come before it, is done."""
+        if task.synced:
+            return
+        unsynced = task.stream.unsynced
+        while unsynced:
+            first = unsynced[0]
+            if first.sequence > task.sequence or not first.done:
+                break
+            unsynced.popleft()
+            first.synced = True
+            if first.after is not None:
+                self.mark_synced(first.after)
+
+    def _never(self, thread: HostThread) -> str:
+        """Why the stalled streams will not move again, or "" if somebody may still pump."""
+        for stream in self.streams:
+            group = stream.subscription
+            if stream.ready is None and group is not None:
+                if group.ident == thread.ident:
+                    return "the thread that must pump this stream's callbacks is the one that waits for the stream"
+                if group.ident in ENDED or group.ident not in sys._current_frames():
+                    return "the thread that was to pump this stream's callbacks has ended"
+        return ""
+
+    def let_others_go_on(self, thread: HostThread) -> None:
+        """Give running threads real time to submit what comes earlier; whoever makes no call in it counts as idle."""
+        behind = [(t, t.beats) for t in self._others(thread) if t.state == "running"]
+        patience_ends = time.monotonic() + GRACE_S
+        while all(t.state == "running" and t.beats == beats for t, beats in behind):
+            left = patience_ends - time.monotonic()
+            if left <= 0:
+                for other, _ in behind:
+                    other.state = "idle"
+                return
+            self._lock.wait(left)
+
+    def wait_report(self, thread: HostThread, arrival: Callable[[], float | None], timeout_us: float) -> bool:
+        """Block until `arrival()` is a time, driving the streams meanwhile; False when `timeout_us` of virtual time passed."""
+
+        def arrived() -> bool:
+            return arrival() is not None
+
+        if arrived():
+            return True
+        deadline = thread.cursor + timeout_us
+        real_left = timeout_us / 1e6
+        thread.state = "waiting"
+        thread.pumping = True
+        thread.wakes = arrival
+        self._waiters += 1
+        try:
+            while True:
+                verdict = self.advance(deadline, waiter=thread, stop=arrived)
+                if verdict == "stopped":
+                    return True
+                if verdict == "behind":
+                    self.let_others_go_on(thread)
+                    continue
+                producers = [t for t in self._others(thread) if not t.pumping]
+                if verdict == "late" or not producers or real_left <= 0:
+                    if verdict != "late" and producers:
+                        # Somebody may yet come with earlier work: time passes here only as far as it has there.
+                        deadline = min(deadline, max(thread.cursor, *(t.cursor for t in producers)))
+                    if deadline == math.inf:
+                        self._machine.violate("process_report never returns", "no other thread can launch a callback")
+                        deadline = thread.cursor
+                    thread.cursor = max(thread.cursor, deadline)
+                    return False
+                slice_s = min(real_left, 0.05)
+                self._lock.wait(slice_s)
+                real_left -= slice_s
+        finally:
+            self._waiters -= 1
+            thread.state = "running"
+            thread.pumping = False
+            thread.wakes = None
+
+    # Hazards
+
+    def check_not_in_flight(self, address: int, size: int, what: str, *, writing: bool) -> None:
+        """Violation if work that nobody has synchronised yet writes these bytes (or reads them, if `writing`)."""
+        for stream in self.streams:
+            for task in stream.unsynced:
+                if _overlaps(task.writes, address, size):
+                    verb = "writes"
+                elif writing and _overlaps(task.reads, address, size):
+                    verb = "reads"
+                else:
+                    continue
+                rule = "read before synchronising" if not writing else "queued work uses this"
+                self._machine.violate(
+                    rule, f"{what}: {task.label} (queued at {task.site}) {verb} {address:#x} and was not synchronised"
+                )
+                return
+
+
+def _last_end(tasks: Iterable[Task], deadline: float) -> float | None:
+    """When the last of them ends, at most `deadline`; None while that is open."""
+    latest = 0.0
+    for task in tasks:
+        if task.end is None:
+            return None
+        latest = max(latest, task.end)
+    return min(latest, deadline)
+
+
+def _overlaps(ranges: Ranges, address: int, size: int) -> bool:
+    return any(start < address + size and address < start + length for start, length in ranges)
+
+
+def _is_alive(reference: weakref.ReferenceType[threading.Thread]) -> bool:
+    thread = reference()
+    return thread is not None and thread.is_alive()

@@ -1,0 +1,412 @@
+"""What a model computes: the ONNX graph in a model file, run by ONNX Runtime as the precision mode says.
+
+One session per model, made at the first execution and kept, on one thread, without graph optimisation: each operator computes
+alone, in the graph's order, so a result is the same in every run and at every gear.
+
+How a precision mode changes numbers (the contract only says that ``force_fp16`` does; the method is our decision):
+
+* An operator is computed in the type the graph has, and the tensors around it are rounded: a Cast to the smaller type and one
+  back. That is what a matrix unit does which takes half precision and accumulates in single; it needs no half-precision kernel
+  of ONNX Runtime, and it does not depend on which of them a release has.
+* ``force_fp16`` rounds the float32 inputs, weights and results of every operator. Beyond 65504 that is an infinity.
+* ``cube_fp16in_fp32out`` rounds only what matrix operators (`CUBE_OPERATORS`) take. ``allow_mix_precision``,
+  ``allow_mix_precision_fp16`` and ``allow_fp32_to_fp16`` round what they take and what they give; the ``bf16`` modes do it
+  to bfloat16.
+* ``force_fp32`` and ``must_keep_origin_dtype`` change nothing.
+* What does not depend on the data of an input (arithmetic on shapes above all) is computed as it stands, as a compiler
+  that folds constants does; it is rounded where an operator on data takes it. Scales of a Resize are never rounded.
+* Bodies of If, Loop and Scan are computed as they stand; what comes out of them is rounded.
+
+Types of inputs and outputs always stay those of the ONNX model. float64 and the rest are never rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from acl_sim._om import Model, OmDataError
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+#: ONNX element type -> ACL data type. bfloat16 and strings at a model's border are not simulated.
+ACL_TYPES: Final[Mapping[int, int]] = {
+    TensorProto.FLOAT: 0,
+    TensorProto.FLOAT16: 1,
+    TensorProto.INT8: 2,
+    TensorProto.INT32: 3,
+    TensorProto.UINT8: 4,
+    TensorProto.INT16: 6,
+    TensorProto.UINT16: 7,
+    TensorProto.UINT32: 8,
+    TensorProto.INT64: 9,
+    TensorProto.UINT64: 10,
+    TensorProto.DOUBLE: 11,
+    TensorProto.BOOL: 12,
+}
+
+#: ACL data type -> NumPy type.
+NUMPY_TYPES: Final[Mapping[int, np.dtype[Any]]] = {
+    acl: helper.tensor_dtype_to_np_dtype(element) for element, acl in ACL_TYPES.items()
+}
+
+CUBE_OPERATORS: Final = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
+
+_FP16: Final = TensorProto.FLOAT16
+_BF16: Final = TensorProto.BFLOAT16
+_MODES: Final[Mapping[str, tuple[int, bool, bool] | None]] = {
+    # to which type, only matrix operators, results too
+    "force_fp16": (_FP16, False, True),
+    "force_fp32": None,
+    "cube_fp16in_fp32out": (_FP16, True, False),
+    "allow_mix_precision": (_FP16, True, True),
+    "allow_mix_precision_fp16": (_FP16, True, True),
+    "allow_mix_precision_bf16": (_BF16, True, True),
+    "allow_fp32_to_fp16": (_FP16, True, True),
+    "allow_fp32_to_bf16": (_BF16, True, True),
+    "must_keep_origin_dtype": None,
+}
+
+#: Inputs whose values say a shape: rounding them would change the size of a result.
+_SHAPE_INPUTS: Final[Mapping[str, frozenset[int]]] = {"Resize": frozenset({1, 2, 3}), "Upsample": frozenset({1})}
+
+
+class ComputeError(Exception):
+    """ONNX Runtime could not run the graph."""
+
+
+class Program:
+    """The graph of one model, ready to run.
+
+    Args:
+        model: what the file says.
+
+    Raises:
+        OmDataError: the graph is damaged, has its weights elsewhere, or does not have the inputs and outputs the file claims.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._session: ort.InferenceSession | None = None
+        graph = load_graph(model.graph)
+        inputs = graph_inputs(graph)
+        expected = [(tensor.source, tensor.acl_type) for tensor in model.inputs]
+        if [(value.name, ACL_TYPES.get(value.type.tensor_type.elem_type)) for value in inputs] != expected:
+            raise OmDataError("the graph's inputs are not those that the file names")
+        expected = [(tensor.source, tensor.acl_type) for tensor in model.outputs]
+        found = [(value.name, ACL_TYPES.get(value.type.tensor_type.elem_type)) for value in graph.graph.output]
+        if found != expected:
+            raise OmDataError("the graph's outputs are not those that the file names")
+        self._graph: onnx.ModelProto | None = graph
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run once.
+
+        Args:
+            inputs: in the model's order, of the graph's types (so after AIPP).
+
+        Returns:
+            The outputs in the model's order, C-contiguous, of the graph's types.
+
+        Raises:
+            ComputeError: ONNX Runtime refuses the graph or fails on these inputs.
+        """
+        try:
+            session = self._session or self._open()
+            feeds = {tensor.source: array for tensor, array in zip(self._model.inputs, inputs, strict=True)}
+            outputs = session.run([tensor.source for tensor in self._model.outputs], feeds)
+        except Exception as error:  # ONNX Runtime raises its own classes, which share no base below Exception
+            raise ComputeError(str(error)) from error
+        return [np.ascontiguousarray(output).reshape(np.shape(output)) for output in outputs]
+
+    def prepare(self) -> None:
+        """Make the session now.
+
+        Raises:
+            ComputeError: ONNX Runtime refuses the graph.
+        """
+        try:
+            self._session = self._session or self._open()
+        except Exception as error:  # see run
+            raise ComputeError(str(error)) from error
+
+    def _open(self) -> ort.InferenceSession:
+        assert self._graph is not None, "the graph is dropped only once a session is there"
+        graph = with_free_shapes(self._graph, [tensor.dims for tensor in self._model.inputs])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        content = with_precision(graph, self._model.precision_mode).SerializeToString()
+        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._graph = None
+        return self._session
+
+
+def load_graph(content: bytes) -> onnx.ModelProto:
+    """Parse an ONNX model that holds all its weights itself.
+
+    Raises:
+        OmDataError: it is not one.
+    """
+    try:
+        graph = onnx.load_model_from_string(content)
+        # Weights elsewhere would let a file from somewhere read any other file of this machine.
+        external = any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors(graph.graph))
+        if external:
+            raise OmDataError("the graph has weights in other files")
+        onnx.checker.check_model(graph)
+    except OmDataError:
+        raise
+    except Exception as error:  # protobuf's and the checker's errors share no base below Exception
+        raise OmDataError(f"the graph cannot be read: {error}") from error
+    return graph
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Yield every constant of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("sparse_tensor"):
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            for sparse in attribute.sparse_tensors:
+                yield from (sparse.values, sparse.indices)
+            if attribute.HasField("g"):
+                yield from tensors(attribute.g)
+            for inner in attribute.graphs:
+                yield from tensors(inner)
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that a caller feeds: old files list their weights among them."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def with_free_shapes(model: onnx.ModelProto, dims: Sequence[Sequence[int]]) -> onnx.ModelProto:
+    """Return a copy whose inputs have these shapes, -1 for a free axis, and which claims no shape elsewhere."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for number, (value, shape) in enumerate(zip(graph_inputs(result), dims, strict=True)):
+        value.type.tensor_type.ClearField("shape")
+        value.type.tensor_type.shape.SetInParent()  # a scalar has a shape too, without axes
+        for axis, dim in enumerate(shape):
+            entry = value.type.tensor_type.shape.dim.add()
+            if dim == -1:
+                entry.dim_param = f"free_{number}_{axis}"
+            else:
+                entry.dim_value = dim
+    del result.graph.value_info[:]
+    for value in result.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What is known of a graph at concrete input shapes.
+
+    Attributes:
+        outputs: per output its shape, or None where inference does not reach.
+        largest_bytes: of the largest tensor inside.
+        flops: two per multiply-add of a matrix operator, one per element of any other result; what inference does not reach
+            counts nothing.
+    """
+
+    outputs: list[Shape | None]
+    largest_bytes: int
+    flops: int
+
+
+def infer(model: onnx.ModelProto, shapes: Sequence[Shape]) -> Inferred:
+    """Infer what comes out at concrete input shapes.
+
+    Raises:
+        ComputeError: the graph cannot have inputs of these shapes.
+    """
+    # Weights without influence on shapes are replaced by inputs, so that 100 gears of a large model do not copy them 100 times.
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    kept = [tensor for tensor in skeleton.graph.initializer if len(tensor.dims) <= 1 and sum(tensor.dims) <= 1024]
+    kept_names = {tensor.name for tensor in kept}
+    listed = {value.name for value in skeleton.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.name not in kept_names and tensor.name not in listed:
+            skeleton.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    values = {value.name: value for value in skeleton.graph.input}
+    for value, shape in zip(graph_inputs(model), shapes, strict=True):
+        dims = values[value.name].type.tensor_type.shape
+        dims.SetInParent()
+        del dims.dim[:]
+        for size in shape:
+            dims.dim.add().dim_value = size
+    del skeleton.graph.initializer[:]
+    skeleton.graph.initializer.extend(kept)
+    del skeleton.graph.value_info[:]
+    for value in skeleton.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # InferenceError, or protobuf's
+        raise ComputeError(str(error)) from error
+    known: dict[str, Shape | None] = {}
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        tensor_type = value.type.tensor_type
+        whole = tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor_type.shape.dim)
+        known[value.name] = tuple(dim.dim_value for dim in tensor_type.shape.dim) if whole else None
+    for tensor in model.graph.initializer:
+        known[tensor.name] = tuple(tensor.dims)
+    largest = max((4 * math.prod(shape) for shape in known.values() if shape is not None), default=0)
+    flops = sum(_flops(node, known) for node in model.graph.node)
+    return Inferred([known[value.name] for value in model.graph.output], largest, flops)
+
+
+def _flops(node: onnx.NodeProto, known: Mapping[str, Shape | None]) -> int:
+    result = known.get(node.output[0])
+    if result is None:
+        return 0
+    operands = [known.get(name) for name in node.input]
+    first = operands[0] if operands else None
+    weight = operands[1] if len(operands) > 1 else None
+    if node.op_type in ("MatMul", "Gemm") and first:
+        across = next((attribute.i for attribute in node.attribute if attribute.name == "transA"), 0)
+        return 2 * math.prod(result) * (first[0] if across else first[-1])
+    if node.op_type == "Conv" and weight:
+        return 2 * math.prod(result) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose" and weight and first:
+        return 2 * math.prod(first) * math.prod(weight[1:])
+    return math.prod(result)
+
+
+def run_on_zeros(model: onnx.ModelProto, shapes: Sequence[Shape]) -> list[Shape]:
+    """Return what shapes come out when everything that goes in is zero: for graphs that inference does not reach through.
+
+    Raises:
+        ComputeError: ONNX Runtime refuses the graph or fails on it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        content = with_free_shapes(model, shapes).SerializeToString()
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        feeds = {
+            value.name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            for value, shape in zip(graph_inputs(model), shapes, strict=True)
+        }
+        return [tuple(np.shape(output)) for output in session.run(None, feeds)]
+    except Exception as error:  # ONNX Runtime's classes share no base below Exception
+        raise ComputeError(str(error)) from error
+
+
+def with_precision(model: onnx.ModelProto, mode: str) -> onnx.ModelProto:
+    """Return the model with the roundings of a precision mode in it; the model itself where there are none."""
+    rule = _MODES[mode]
+    if rule is None:
+        return model
+    return _Rounding(model, *rule).apply()
+
+
+class _Rounding:
+    """Puts the roundings of one precision mode into a graph; see the module's docstring."""
+
+    def __init__(self, model: onnx.ModelProto, element: int, only_cube: bool, results: bool) -> None:
+        self._model = model
+        self._element = element
+        self._only_cube = only_cube
+        self._results = results
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._rounded: dict[str, str] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._new_weights: list[TensorProto] = []
+        self._names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+
+    def apply(self) -> onnx.ModelProto:
+        inferred = onnx.shape_inference.infer_shapes(self._model)
+        graph = inferred.graph
+        floats = {
+            value.name
+            for value in (*graph.input, *graph.value_info, *graph.output)
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT
+        }
+        floats |= {name for name, tensor in self._weights.items() if tensor.data_type == TensorProto.FLOAT}
+        on_data = {value.name for value in graph_inputs(self._model)}
+        done: set[str] = set()  # tensors that hold rounded values already
+        for original in self._model.graph.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
+            inner = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+            if not inner and (node.op_type in ("Shape", "Size") or not any(name in on_data for name in node.input)):
+                self._nodes.append(node)
+                continue
+            on_data.update(name for name in node.output if name)
+            if self._only_cube and node.op_type not in CUBE_OPERATORS:
+                self._nodes.append(node)
+                continue
+            shape_inputs = _SHAPE_INPUTS.get(node.op_type, frozenset())
+            for index, name in enumerate(node.input):
+                if name in floats and name not in done and index not in shape_inputs:
+                    node.input[index] = self._round(name)
+            casts: list[onnx.NodeProto] = []
+            if self._results:
+                for index, name in enumerate(node.output):
+                    if name in floats:
+                        node.output[index] = self._fresh(f"{name}__raw")
+                        casts += self._casts(node.output[index], name)
+                        done.add(name)
+            self._nodes += [node, *casts]
+        result = onnx.ModelProto()
+        result.CopyFrom(self._model)
+        del result.graph.node[:]
+        result.graph.node.extend(self._nodes)
+        result.graph.initializer.extend(self._new_weights)
+        del result.graph.value_info[:]
+        result.ir_version = max(result.ir_version, 4)  # from 4 on, weights need not be listed as inputs
+        return result
+
+    def _round(self, name: str) -> str:
+        if name not in self._rounded:
+            target = self._fresh(f"{name}__rounded")
+            weight = self._weights.get(name)
+            if weight is None:
+                self._nodes += self._casts(name, target)
+            else:
+                dtype = helper.tensor_dtype_to_np_dtype(self._element)
+                with np.errstate(over="ignore"):
+                    values = numpy_helper.to_array(weight).astype(dtype).astype(np.float32)
+                self._new_weights.append(numpy_helper.from_array(values, target))
+            self._rounded[name] = target
+        return self._rounded[name]
+
+    def _casts(self, source: str, target: str) -> list[onnx.NodeProto]:
+        small = self._fresh(f"{target}__small")
+        return [
+            helper.make_node("Cast", [source], [small], to=self._element),
+            helper.make_node("Cast", [small], [target], to=TensorProto.FLOAT),
+        ]
+
+    def _fresh(self, wanted: str) -> str:
+        name = wanted
+        number = 0
+        while name in self._names or name in self._weights:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name

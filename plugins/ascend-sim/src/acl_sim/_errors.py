@@ -1,0 +1,60 @@
+"""What can go wrong, and who is told.
+
+Refused     the vendor answers with a code: `api` turns it into that function's return value, the client sees an int
+Violation   the vendor leaves it undefined (class U of contracts/pyacl.md): memory would be corrupted, or the process
+            would crash or hang. Strict mode raises it, tolerant mode writes it down and imitates the usual outcome
+"""
+
+from __future__ import annotations
+
+
+class Refused(Exception):  # noqa: N818 - it is not an error of ours: it carries the vendor's answer
+    """The call is answered with `code`; `text` becomes the thread's recent error message."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+
+class Violation(BaseException):
+    """The program did something that hardware would not survive; `rule` names it, `text` says what and where.
+
+    Derived from BaseException on purpose: pyACL programs wrap calls in `except Exception`, and what would have been a
+    crash must not pass there for a handled error. A bare `except:` still hides it, but the ledger keeps it, and
+    `python -m acl_sim --check` then exits with 3.
+    """
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"[{rule}] {text}")
+        self.rule = rule
+        self.text = text
+
+
+class NotSimulated(NotImplementedError):  # noqa: N818
+    """The real `acl` has this function, the simulator does not."""
+
+
+NONE = 0
+INVALID_PARAM = 100000
+UNINITIALIZE = 100001
+REPEAT_INITIALIZE = 100002
+INVALID_FILE = 100003
+REPEAT_FINALIZE = 100037
+RT_PARAM_INVALID = 107000
+RT_INVALID_DEVICEID = 107001
+RT_CONTEXT_NULL = 107002
+RT_STREAM_CONTEXT = 107003
+RT_EVENT_TIMESTAMP_INVALID = 107006
+RT_STREAM_SUBSCRIBE = 107011
+RT_THREAD_SUBSCRIBE = 107012
+RT_STREAM_NO_CB_REG = 107015
+RT_INVALID_HANDLE = 107017
+RT_FEATURE_NOT_SUPPORT = 207000
+RT_MEMORY_ALLOCATION = 207001
+RT_INTERNAL_ERROR = 507000
+RT_CONTEXT_RELEASE_ERROR = 507007
+RT_REPORT_TIMEOUT = 507012
+RT_STREAM_SYNC_TIMEOUT = 507046
+RT_EVENT_SYNC_TIMEOUT = 507047
+RT_DRV_INTERNAL_ERROR = 507899

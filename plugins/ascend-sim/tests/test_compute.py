@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from acl_sim import _om
+from acl_sim._compute import ComputeError, Program, infer, with_precision
+from tiny_models import BIAS, F16, F32, I32, I64, WEIGHT, build, convert, dense
+
+X = np.random.default_rng(11).standard_normal((5, 6)).astype(np.float32)
+
+
+def through(array, dtype):
+    with np.errstate(over="ignore"):
+        return np.asarray(array).astype(dtype).astype(np.float32)
+
+
+def compute(tmp_path, model, inputs, precision, *flags):
+    content = _om.read(convert(tmp_path, model, *flags, precision=precision))
+    return Program(content).run(inputs)
+
+
+def dense_at(tmp_path, precision):
+    return compute(tmp_path, dense(), [X], precision, "--input_shape=x:5,6")[0]
+
+
+def test_modes_that_change_nothing(tmp_path):
+    for mode in ("force_fp32", "must_keep_origin_dtype"):
+        np.testing.assert_allclose(dense_at(tmp_path, mode), X @ WEIGHT + BIAS, rtol=1e-6, atol=1e-6)
+
+
+def test_force_fp16_rounds_inputs_weights_and_every_result(tmp_path):
+    half = np.float16
+    product = through(through(X, half) @ through(WEIGHT, half), half)
+    np.testing.assert_array_equal(dense_at(tmp_path, "force_fp16"), through(product + through(BIAS, half), half))
+
+
+def test_cube_modes_round_matrix_operators_only(tmp_path):
+    half = np.float16
+    product = through(X, half) @ through(WEIGHT, half)
+    np.testing.assert_allclose(dense_at(tmp_path, "cube_fp16in_fp32out"), product + BIAS, rtol=1e-6, atol=1e-6)
+    for mode in ("allow_mix_precision", "allow_mix_precision_fp16", "allow_fp32_to_fp16"):
+        np.testing.assert_array_equal(dense_at(tmp_path, mode), through(product, half) + BIAS)
+
+
+@pytest.mark.parametrize("mode", ["allow_mix_precision_bf16", "allow_fp32_to_bf16"])
+def test_bfloat16_modes(tmp_path, mode):
+    brain = ml_dtypes.bfloat16
+    product = through(through(X, brain) @ through(WEIGHT, brain), brain)
+    np.testing.assert_allclose(dense_at(tmp_path, mode), product + BIAS, rtol=1e-2, atol=1e-2)
+    assert not np.array_equal(dense_at(tmp_path, mode), dense_at(tmp_path, "allow_mix_precision"))
+
+
+def test_fp16_overflows_to_infinity(tmp_path):
+    model = build([helper.make_node("Add", ["x", "x"], ["y"])], [("x", F32, [2])], [("y", F32, [2])])
+    (y,) = compute(tmp_path, model, [np.array([40000, 1], np.float32)], "force_fp16")
+    np.testing.assert_array_equal(y, [np.inf, 2])
+
+
+def test_types_at_the_border_stay(tmp_path):
+    nodes = [helper.make_node("Cast", ["h"], ["f"], to=F32), helper.make_node("Cast", ["i"], ["g"], to=F32)]
+    nodes += [helper.make_node("Add", ["f", "g"], ["y"]), helper.make_node("Identity", ["i"], ["j"])]
+    model = build(nodes, [("h", F16, [2]), ("i", I64, [2])], [("y", F32, [2]), ("j", I64, [2])])
+    y, j = compute(tmp_path, model, [np.ones(2, np.float16), np.array([2**40, 3])], "force_fp16")
+    assert (y.dtype, j.dtype) == (np.float32, np.int64)
+    assert j.tolist() == [2**40, 3], "integers are never rounded"
+
+
+def test_arithmetic_on_shapes_is_not_rounded(tmp_path):
+    """4097 rows: 4097 is no half-precision number, and a shape computed in floats must not become 4096."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Cast", ["s"], ["f"], to=F32),
+        helper.make_node("Mul", ["f", "one"], ["g"]),
+        helper.make_node("Cast", ["g"], ["t"], to=I64),
+        helper.make_node("Reshape", ["x", "t"], ["y"]),
+    ]
+    model = build(nodes, [("x", F32, [4097])], [("y", F32, [4097])], [("one", np.ones(1, np.float32))])
+    (y,) = compute(tmp_path, model, [np.ones(4097, np.float32)], "force_fp16")
+    assert y.shape == (4097,)
+
+
+def test_scales_of_a_resize_are_not_rounded(tmp_path):
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="nearest")]
+    scales = np.array([1, 1, 4097 / 4096, 1], np.float32)
+    model = build(nodes, [("x", F32, [1, 1, 4096, 1])], [("y", F32, [1, 1, 4097, 1])], [("scales", scales)])
+    (y,) = compute(tmp_path, model, [np.ones((1, 1, 4096, 1), np.float32)], "force_fp16")
+    assert y.shape == (1, 1, 4097, 1)
+
+
+def test_a_weight_that_two_operators_share_and_a_constant_node(tmp_path):
+    constant = helper.make_tensor("c", F32, [4], [0.1, 0.2, 0.3, 0.4])
+    nodes = [
+        helper.make_node("Constant", [], ["k"], value=constant),
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("MatMul", ["x", "w"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["s"]),
+        helper.make_node("Add", ["s", "k"], ["y"]),
+    ]
+    model = build(nodes, [("x", F32, [5, 6])], [("y", F32, [5, 4])], [("w", WEIGHT)])
+    half = np.float16
+    product = through(through(X, half) @ through(WEIGHT, half), half)
+    k = through(np.array([0.1, 0.2, 0.3, 0.4], np.float32), half)
+    (y,) = compute(tmp_path, model, [X], "force_fp16")
+    np.testing.assert_array_equal(y, through(through(product + product, half) + k, half))
+    rounded = with_precision(model, "force_fp16")
+    assert sum("w__rounded" in tensor.name for tensor in rounded.graph.initializer) == 1
+
+
+def test_branches_keep_their_insides(tmp_path):
+    def branch(name, factor):
+        node = helper.make_node("Mul", ["x", factor], [name])
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, F32, [2])])
+
+    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch("p", "two"), else_branch=branch("q", "three"))]
+    weights = [("two", np.array([2.0003], np.float32)), ("three", np.array([3], np.float32))]
+    model = build(nodes, [("c", onnx.TensorProto.BOOL, []), ("x", F32, [2])], [("y", F32, [2])], weights)
+    x = np.array([1, 3], np.float32)
+    (y,) = compute(tmp_path, model, [np.array(True), x], "force_fp16")
+    np.testing.assert_array_equal(y, through(x * np.float32(2.0003), np.float16))
+
+
+def test_runs_are_repeatable_and_independent_of_the_gear(tmp_path):
+    flags = ("--input_shape=x:-1,6", "--dynamic_batch_size=1,5")
+    content = _om.read(convert(tmp_path, dense(), *flags, precision="force_fp16"))
+    program = Program(content)
+    whole = program.run([X])[0]
+    np.testing.assert_array_equal(program.run([X])[0], whole)
+    np.testing.assert_array_equal(np.concatenate([program.run([X[i : i + 1]])[0] for i in range(5)]), whole)
+
+
+def test_a_failing_graph_is_a_compute_error(tmp_path):
+    nodes = [helper.make_node("Gather", ["x", "i"], ["y"])]
+    content = _om.read(convert(tmp_path, build(nodes, [("x", F32, [3]), ("i", I32, [1])], [("y", F32, [1])])))
+    with pytest.raises(ComputeError):
+        Program(content).run([np.ones(3, np.float32), np.array([7], np.int32)])
+    with pytest.raises(ComputeError):
+        Program(dataclasses.replace(content)).run([np.ones(3, np.float32)])
+
+
+def test_inference_counts_operations():
+    inferred = infer(dense(), [(5, 6)])
+    assert inferred.outputs == [(5, 4)]
+    assert inferred.flops == 2 * 5 * 6 * 4 + 5 * 4
+    assert inferred.largest_bytes == 4 * 5 * 6

@@ -1,0 +1,133 @@
+"""`python -m acl_sim`: unmodified programs, their exit status, the ledger."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = str(Path(__file__).parents[1] / "src")
+
+GOOD = """
+import acl
+import acl.rt
+from acl.util import bytes_to_ptr
+import sys
+assert acl.init() == 0
+assert acl.rt.set_device(0) == 0
+ptr, ret = acl.rt.malloc(16, 0)
+assert ret == 0 and acl.rt is sys.modules["acl.rt"]
+assert acl.rt.memcpy(ptr, 16, bytes_to_ptr(bytes(16)), 16, 1) == 0
+assert acl.rt.free(ptr) == 0
+assert acl.rt.reset_device(0) == 0
+assert acl.finalize() == 0
+print(sys.argv[1:], __name__)
+"""
+LEAKING = "import acl\nacl.rt.set_device(0)\nacl.rt.malloc(5, 0)\nacl.rt.create_stream()\n"
+MISUSING = "import acl\nacl.rt.set_device(0)\np, _ = acl.rt.malloc(5, 0)\nacl.rt.free(p)\nprint(acl.rt.free(p))\n"
+
+
+def run(tmp_path, program, *options, args=(), module=False, env=None):
+    (tmp_path / "program.py").write_text(program)
+    target = ["-m", "program"] if module else [str(tmp_path / "program.py")]
+    return subprocess.run(
+        [sys.executable, "-m", "acl_sim", *options, *target, *args],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": SOURCE, **(env or {})},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_a_good_program(tmp_path, module):
+    done = run(tmp_path, GOOD, "--check", args=["--flag", "x"], module=module)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['--flag', 'x'] __main__\n"
+    assert "0 violations, 0 leaks" in done.stderr
+
+
+@pytest.mark.parametrize(("program", "status"), [
+    ("import sys; sys.exit(7)", 7), ("raise SystemExit", 0), ("raise SystemExit('no')", 1), ("1/0", 1),
+    ("import nothing_such", 1),
+])  # fmt: skip
+def test_the_status_is_the_programs(tmp_path, program, status):
+    done = run(tmp_path, program, "--check")
+    assert done.returncode == status, done.stderr
+    assert "runpy" not in done.stderr
+    assert "acl_sim ledger" in done.stderr
+
+
+def test_leaks(tmp_path):
+    report = tmp_path / "ledger.json"
+    done = run(tmp_path, LEAKING, "--report", str(report))
+    assert done.returncode == 0
+    assert "leak device memory" in done.stderr
+    account = json.loads(report.read_text())
+    assert [leak["site"].rpartition(":")[2] for leak in account["leaks"]] == ["4", "3"]
+    assert account["calls"]["acl.rt.malloc"] == 1
+    assert run(tmp_path, LEAKING, "--check").returncode == 3
+
+
+def test_violations(tmp_path):
+    strict = run(tmp_path, MISUSING)
+    assert strict.returncode == 1
+    assert "Violation: [double free]" in strict.stderr
+    assert "program.py:4" in strict.stderr
+    assert run(tmp_path, MISUSING, "--check").returncode == 3
+    tolerant = run(tmp_path, MISUSING, "--tolerant")
+    assert (tolerant.returncode, tolerant.stdout) == (0, "107000\n")
+    assert "violation [double free]" in tolerant.stderr
+    assert run(tmp_path, MISUSING, "--tolerant", "--check").returncode == 3
+
+
+def test_what_is_freed_at_exit_has_not_leaked(tmp_path):
+    program = LEAKING + (
+        "import atexit\n"
+        "class Holder:\n"
+        "    def __init__(self):\n        self.ptr = acl.rt.malloc(5, 0)[0]\n"
+        "    def __del__(self):\n        acl.rt.free(self.ptr)\n"
+        "holder = Holder()\n"
+    )
+    program = program.replace("acl.rt.malloc(5, 0)\nacl.rt.create_stream()", "p = acl.rt.malloc(5, 0)[0]")
+    program += "atexit.register(lambda: acl.rt.free(p))\n"
+    done = run(tmp_path, program, "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_spinning_report_threads_do_not_keep_the_process(tmp_path):
+    program = (
+        "import acl\nacl.rt.set_device(0)\n"
+        "def spin(_):\n    while True:\n        acl.rt.process_report(10)\n"
+        "print(acl.util.start_thread(spin, [])[1])\n"
+    )
+    done = run(tmp_path, program)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_options_and_environment(tmp_path):
+    program = "import acl\nprint(acl.rt.get_device_count()[0], acl.rt.get_run_mode()[0], acl.get_soc_name())\n"
+    done = run(
+        tmp_path, program, "--devices", "3", "--run-mode", "device", "--device-time", "affine:5,1",
+        env={"ACL_SIM_SOC_NAME": "Ascend910B1", "ACL_SIM_DEVICES": "2"},
+    )  # fmt: skip
+    assert done.stdout == "3 0 Ascend910B1\n", done.stderr
+
+
+def test_calls_are_cheap():
+    """Issue 3: under 100 us of host time for a tiny execute; a plain call must stay far below (CPU time, generous)."""
+    import time
+
+    import acl_sim as acl
+    from acl_sim import testing
+
+    testing.reset()
+    acl.rt.set_device(0)
+    ptr, host = acl.rt.malloc(64, 0)[0], acl.rt.malloc_host(64)[0]
+    best = 1.0
+    for _ in range(5):
+        begin = time.thread_time()
+        for _ in range(200):
+            acl.rt.memcpy(ptr, 64, host, 64, 1)
+        best = min(best, (time.thread_time() - begin) / 200)
+    assert best < 100e-6

@@ -1,0 +1,434 @@
+"""contracts/pyacl.md 4: callbacks on streams, the thread that pumps them, and every code in between."""
+
+import signal
+import threading
+
+import pytest
+
+import acl_sim as acl
+from acl_sim import testing
+from acl_sim._machine import machine
+from acl_sim.testing import Violation
+
+NO_BLOCK, BLOCK = 0, 1
+
+
+@pytest.fixture(autouse=True)
+def device(fresh_machine):
+    testing.reset(device_time="none", devices=2)
+    acl.rt.set_device(0)
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def stream():
+    return acl.rt.create_stream()[0]
+
+
+def me():
+    return threading.get_ident()
+
+
+def work(handle, us=100.0, action=None):
+    here = machine()
+    with here.lock:
+        return here.submit(here.stream(handle), "compute", us, action, "work")
+
+
+def now():
+    here = machine()
+    with here.lock:
+        return here.clock.thread().cursor
+
+
+class Pump:
+    """A report thread as the samples write it: spin until subscribed, pump until told."""
+
+    def __init__(self, timeout=50):
+        self.running = True
+        self.codes = set()
+        self.ident, ret = acl.util.start_thread(self.loop, [timeout])
+        assert ret == 0
+
+    def loop(self, args):
+        while self.running:
+            self.codes.add(acl.rt.process_report(args[0]))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.running = False
+        assert acl.util.stop_thread(self.ident) == 0
+
+
+def test_the_samples_way(stream):
+    seen, threads = [], []
+
+    def callback(user_data):
+        threads.append(me())
+        host, ret = acl.rt.malloc_host(4)  # forbidden by the manual, done by real samples: must work
+        seen.append((user_data, ret))
+        acl.rt.free_host(host)
+
+    context = acl.rt.get_context()[0]
+    done = threading.Event()
+
+    def loop(args):
+        acl.rt.set_context(args[0])
+        while not done.is_set():
+            acl.rt.process_report(args[1])
+
+    ident, ret = acl.util.start_thread(loop, [context, 50])
+    assert ret == 0
+    assert acl.rt.subscribe_report(ident, stream) == 0
+    for number in range(3):
+        work(stream)
+        assert acl.rt.launch_callback(callback, [number], BLOCK, stream) == 0
+    assert acl.rt.synchronize_stream(stream) == 0
+    assert seen == [([0], 0), ([1], 0), ([2], 0)]
+    assert set(threads) == {ident}
+    assert acl.rt.unsubscribe_report(ident, stream) == 0
+    done.set()
+    assert acl.util.stop_thread(ident) == 0
+    assert acl.rt.destroy_stream(stream) == 0
+    assert now() == 300
+    testing.assert_clean()
+
+
+def test_callbacks_get_the_object_itself(stream):
+    acl.rt.subscribe_report(me(), stream)
+    seen = []
+    for thing in (None, [1], (2, 3)):
+        acl.rt.launch_callback(seen.append, thing, NO_BLOCK, stream)
+    while len(seen) < 3:
+        assert acl.rt.process_report(10) == 0
+    assert seen == [None, [1], (2, 3)]
+
+
+def test_one_pump_runs_all_that_waits(stream):
+    acl.rt.subscribe_report(me(), stream)
+    seen = []
+    for number in range(4):
+        acl.rt.launch_callback(seen.append, number, NO_BLOCK, stream)
+    acl.rt.synchronize_stream(stream)
+    assert acl.rt.process_report(10) == 0
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_blocking_callback_holds_its_stream(stream):
+    order = []
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(order.append, "callback", BLOCK, stream)
+    work(stream, action=lambda: order.append("after"))
+    assert acl.rt.process_report(10) == 0
+    assert order == ["callback"]
+    assert acl.rt.synchronize_stream(stream) == 0
+    assert order == ["callback", "after"]
+
+
+def test_a_non_blocking_callback_does_not(stream):
+    order = []
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(order.append, "callback", NO_BLOCK, stream)
+    work(stream, action=lambda: order.append("after"))
+    assert acl.rt.synchronize_stream(stream) == 0
+    assert order == ["after"]
+    assert acl.rt.process_report(10) == 0
+    assert order == ["after", "callback"]
+
+
+def test_a_callback_sees_what_came_before_it_on_the_stream(stream):
+    dev, host = acl.rt.malloc(4, 0)[0], acl.rt.malloc_host(4)[0]
+    seen = []
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.memset_async(dev, 4, 9, 4, stream)
+    acl.rt.memcpy_async(host, 4, dev, 4, 2, stream)
+    acl.rt.launch_callback(lambda _: seen.append(acl.util.ptr_to_bytes(host, 4)), None, BLOCK, stream)
+    assert acl.rt.process_report(-1) == 0
+    assert seen == [b"\x09" * 4]
+
+
+def test_time_in_a_blocking_callback_is_stream_time(stream):
+    acl.rt.subscribe_report(me(), stream)
+    other = acl.rt.create_stream()[0]
+
+    def callback(_):
+        work(other, 500)
+        acl.rt.synchronize_stream(other)
+
+    acl.rt.launch_callback(callback, None, BLOCK, stream)
+    work(stream, 100)
+    acl.rt.process_report(10)
+    acl.rt.synchronize_stream(stream)
+    assert now() == 600
+
+
+def test_launch_without_subscription(stream):
+    for block in (NO_BLOCK, BLOCK):
+        assert acl.rt.launch_callback(print, None, block, stream) == 107015
+    acl.rt.subscribe_report(me(), stream)
+    assert acl.rt.launch_callback(print, None, NO_BLOCK, acl.rt.create_stream()[0]) == 107015
+    acl.rt.unsubscribe_report(me(), stream)
+    assert acl.rt.launch_callback(print, None, NO_BLOCK, stream) == 107015
+
+
+def test_launch_checks(stream):
+    acl.rt.subscribe_report(me(), stream)
+    assert acl.rt.launch_callback(print, None, 2, stream) == 100000
+    with pytest.raises(TypeError, match="parameter must be callable"):
+        acl.rt.launch_callback(3, None, 0, stream)
+    with pytest.raises(TypeError, match=r"acl\.rt\.launch_callback args parse failed"):
+        acl.rt.launch_callback(print, None, 0)
+    with pytest.raises(TypeError, match="args parse failed"):
+        acl.rt.launch_callback(print, None, 0, None)
+    acl.rt.create_context(0)
+    assert acl.rt.launch_callback(print, None, 0, stream) == 107003
+
+
+def test_subscribe_codes(stream):
+    assert acl.rt.subscribe_report(me(), stream) == 0
+    assert acl.rt.subscribe_report(me(), stream) == 107011
+    assert acl.rt.subscribe_report(me() + 1, stream) == 107011
+    assert acl.rt.subscribe_report(me(), acl.rt.create_stream()[0]) == 0  # several streams of a device on a thread
+    assert acl.rt.subscribe_report(me(), 0) == 0
+    acl.rt.set_device(1)
+    assert acl.rt.subscribe_report(me(), 0) == 107012
+
+
+def test_a_thread_is_free_again_after_its_last_unsubscribe(stream):
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.unsubscribe_report(me(), stream)
+    acl.rt.set_device(1)
+    assert acl.rt.subscribe_report(me(), 0) == 0
+
+
+def test_1024_threads_and_no_more():
+    streams = [acl.rt.create_stream()[0] for _ in range(1025)]
+    codes = [acl.rt.subscribe_report(ident, s) for ident, s in enumerate(streams, start=1)]
+    assert codes == [0] * 1024 + [507000]
+
+
+def test_unsubscribe_codes(stream):
+    assert acl.rt.unsubscribe_report(me(), stream) == 107011
+    acl.rt.subscribe_report(me(), stream)
+    assert acl.rt.unsubscribe_report(me() + 1, stream) == 107012
+    assert acl.rt.unsubscribe_report(me(), stream) == 0
+    assert acl.rt.unsubscribe_report(me(), stream) == 107011
+
+
+def test_unsubscribing_with_callbacks_waiting(stream):
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(print, None, NO_BLOCK, stream)
+    with pytest.raises(Violation, match="callbacks lost"):
+        acl.rt.unsubscribe_report(me(), stream)
+
+
+@pytest.mark.parametrize("timeout", [0, -2])
+def test_process_report_timeouts_that_are_none(timeout):
+    assert acl.rt.process_report(timeout) == 100000
+
+
+def test_process_report_unsubscribed_returns_at_once():
+    testing.reset(device_time="310p")
+    acl.rt.set_device(0)
+    before = now()
+    assert acl.rt.process_report(10_000) == 107012
+    assert now() == before
+
+
+def test_polling_in_vain_does_not_turn_the_clock_back(stream):
+    begin, polled, start = threading.Event(), threading.Event(), []
+
+    def poll():
+        acl.rt.get_device_count()  # the thread is known from now on, at time 0
+        begin.wait(30)
+        acl.rt.process_report(10)
+        polled.set()
+
+    ident, _ = acl.util.start_thread(poll, None)
+    work(stream, 1000)
+    acl.rt.synchronize_stream(stream)
+    begin.set()
+    assert polled.wait(30)
+    late, _ = acl.util.start_thread(lambda: start.append(now()), None)
+    acl.util.stop_thread(late)
+    acl.util.stop_thread(ident)
+    assert start == [1000]
+
+
+def test_process_report_times_out_in_device_time(stream):
+    acl.rt.subscribe_report(me(), stream)
+    assert acl.rt.process_report(100) == 507012
+    assert now() == 100_000
+    work(stream, 5_000)
+    acl.rt.launch_callback(print, "late", NO_BLOCK, stream)
+    assert acl.rt.process_report(2) == 507012
+    assert now() == 102_000
+    assert acl.rt.process_report(4) == 0
+    assert now() == 105_000
+
+
+def test_a_raising_callback(stream):
+    seen = []
+
+    def callback(_):
+        raise KeyError("mine")
+
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(callback, None, BLOCK, stream)
+    work(stream, action=lambda: seen.append("goes on"))
+    with pytest.raises(SystemError, match="with an exception set") as caught:
+        acl.rt.process_report(10)
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert acl.rt.synchronize_stream(stream) == 0
+    assert seen == ["goes on"]
+
+
+def test_synchronising_what_only_oneself_could_pump(stream):
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(print, None, BLOCK, stream)
+    with pytest.raises(Violation, match="never returns"):
+        acl.rt.synchronize_stream(stream)
+
+
+def test_synchronising_what_a_dead_thread_should_pump(stream):
+    ident, _ = acl.util.start_thread(lambda: None, None)
+    acl.util.stop_thread(ident)
+    acl.rt.subscribe_report(ident, stream)
+    acl.rt.launch_callback(print, None, BLOCK, stream)
+    with pytest.raises(Violation, match="has ended"):
+        acl.rt.synchronize_stream(stream)
+
+
+def test_in_tolerant_mode_such_a_wait_ends_with_507046():
+    testing.reset(strict=False)
+    acl.rt.set_device(0)
+    acl.rt.subscribe_report(me(), 0)
+    acl.rt.launch_callback(print, None, BLOCK, 0)
+    assert acl.rt.synchronize_stream(0) == 507046
+
+
+def test_a_python_thread_pumps_as_well_and_may_end_before_unsubscribe(stream):
+    seen, stop = [], threading.Event()
+
+    def loop():
+        while not stop.is_set():
+            acl.rt.process_report(200)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    assert acl.rt.subscribe_report(thread.ident, stream) == 0
+    acl.rt.launch_callback(seen.append, 1, BLOCK, stream)
+    assert acl.rt.synchronize_stream(stream) == 0
+    stop.set()
+    thread.join(30)
+    assert seen == [1]
+    assert acl.rt.unsubscribe_report(thread.ident, stream) == 0
+
+
+def test_a_client_that_waits_outside_acl_gets_its_callbacks(stream):
+    done = threading.Event()
+    with Pump() as pump:
+        acl.rt.subscribe_report(pump.ident, stream)
+        work(stream, 1000)
+        acl.rt.launch_callback(lambda _: done.set(), None, NO_BLOCK, stream)
+        assert done.wait(30)
+        acl.rt.unsubscribe_report(pump.ident, stream)
+
+
+def test_a_pump_does_not_bend_time(stream):
+    for _ in range(5):
+        testing.reset(device_time="none")
+        acl.rt.set_device(0)
+        with Pump(timeout=1) as pump:
+            acl.rt.subscribe_report(pump.ident, 0)
+            for _ in range(20):
+                work(0, 100)
+                acl.rt.launch_callback(lambda _: None, None, BLOCK, 0)
+            acl.rt.synchronize_stream(0)
+            acl.rt.unsubscribe_report(pump.ident, 0)
+            assert now() == 2000
+
+
+# start_thread and stop_thread
+
+
+def test_start_thread_passes_one_argument_or_none():
+    seen = []
+    for args in ([1, 2], "x", 0):
+        acl.util.stop_thread(acl.util.start_thread(seen.append, args)[0])
+    acl.util.stop_thread(acl.util.start_thread(lambda: seen.append("none"), None)[0])
+    assert seen == [[1, 2], "x", 0, "none"]
+
+
+def test_stop_thread_takes_as_long_as_the_thread(stream):
+    def function():
+        acl.rt.set_device(0)
+        work(stream, 1000)
+        acl.rt.synchronize_stream(stream)
+
+    acl.util.stop_thread(acl.util.start_thread(function, None)[0])
+    assert now() == 1000
+
+
+def test_start_thread_wants_a_callable():
+    with pytest.raises(TypeError, match="callable"):
+        acl.util.start_thread(3, None)
+
+
+def test_a_new_thread_has_no_context():
+    seen = []
+    acl.util.stop_thread(acl.util.start_thread(lambda: seen.append(acl.rt.get_context()), None)[0])
+    assert seen == [(0, 107002)]
+
+
+def test_the_id_is_the_pthreads():
+    seen = []
+    ident, ret = acl.util.start_thread(lambda: seen.append(me()), None)
+    acl.util.stop_thread(ident)
+    assert (seen, ret) == ([ident], 0)
+
+
+def test_start_thread_resets_sigint():
+    acl.util.stop_thread(acl.util.start_thread(lambda: None, None)[0])
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_stop_thread_tells_that_it_raised(capsys):
+    def function(_):
+        raise KeyError("x")
+
+    ident, _ = acl.util.start_thread(function, [])
+    with pytest.raises(RuntimeError, match=r"^exception=KeyError,msg=thread call failed;$"):
+        acl.util.stop_thread(ident)
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_a_thread_keeps_its_id_until_it_is_joined():
+    done = [threading.Event() for _ in range(5)]
+    idents = []
+    for event in done:
+        idents.append(acl.util.start_thread(event.set, None)[0])
+        assert event.wait(30)
+    assert len(set(idents)) == 5
+    assert [acl.util.stop_thread(ident) for ident in idents] == [0] * 5
+
+
+def test_synchronising_what_an_ended_unjoined_thread_should_pump(stream):
+    ended = threading.Event()
+    ident, _ = acl.util.start_thread(ended.set, None)
+    acl.rt.subscribe_report(ident, stream)
+    acl.rt.launch_callback(print, None, BLOCK, stream)
+    with pytest.raises(Violation, match="has ended"):
+        acl.rt.synchronize_stream(stream)
+    acl.util.stop_thread(ident)
+
+
+def test_stopping_a_thread_twice():
+    ident, _ = acl.util.start_thread(lambda: None, None)
+    acl.util.stop_thread(ident)
+    with pytest.raises(Violation, match="joined before"):
+        acl.util.stop_thread(ident)
