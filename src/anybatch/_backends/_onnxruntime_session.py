@@ -2,7 +2,7 @@
 
 One InferenceSession serves all gears. A session per gear would cost more, not less: on a CPU its kernels gain nothing from a
 fixed batch, while every session keeps its own packed copy of the weights (six of them evicted one another from the cache
-and took 1.2 to 1.9 times as long, with one shared thread pool; `benchmarks/gears.py`).
+and took up to 1.7 times as long with one shared thread pool, up to 2.9 times with their own; `benchmarks/gears.py`).
 """
 
 from __future__ import annotations

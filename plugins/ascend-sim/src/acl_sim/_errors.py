@@ -31,8 +31,11 @@ class Violation(BaseException):
         self.text = text
 
 
-class NotSimulated(NotImplementedError):  # noqa: N818
-    """The real `acl` has this function, the simulator does not."""
+class NotSimulated(NotImplementedError):  # noqa: N818  # named for what it says, like Violation
+    """The real `acl` has this function, the simulator does not: the one clear answer, instead of an AttributeError later.
+
+    A NotImplementedError, since that is what clients and test runners expect of something left out on purpose.
+    """
 
 
 NONE = 0
