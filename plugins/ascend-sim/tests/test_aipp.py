@@ -59,17 +59,25 @@ def test_without_anything_pixels_are_only_reordered():
     np.testing.assert_array_equal(got, images.transpose(0, 3, 1, 2))
 
 
-def test_xrgb_loses_its_first_byte_and_grey_has_one():
+@pytest.mark.parametrize(
+    ("rbuv", "ax", "layout"), [(False, False, "RGBX"), (True, False, "BGRX"), (False, True, "XRGB"), (True, True, "XBGR")]
+)
+def test_the_four_layouts_of_xrgb(rbuv, ax, layout):
     images = RNG.integers(0, 256, (1, 4, 5, 4), np.uint8)
-    config = AippConfig(input_format="XRGB8888_U8")
+    config = AippConfig(input_format="XRGB8888_U8", rbuv_swap_switch=rbuv, ax_swap_switch=ax)
     assert config.source_shape((1, 3, 4, 5)) == (1, 4, 5, 4)
-    np.testing.assert_array_equal(config.apply(images, (1, 3, 4, 5), np.dtype("f4"))[0, 0], images[0, :, :, 1])
-    np.testing.assert_array_equal(config.apply(images, (1, 4, 4, 5), np.dtype("f4"))[0, 0], images[0, :, :, 0])
-    swapped = AippConfig(input_format="XRGB8888_U8", rbuv_swap_switch=True)
-    np.testing.assert_array_equal(swapped.apply(images, (1, 3, 4, 5), np.dtype("f4"))[0, 0], images[0, :, :, 3])
-    np.testing.assert_array_equal(swapped.apply(images, (1, 4, 4, 5), np.dtype("f4"))[0, 1], images[0, :, :, 3])
-    grey = AippConfig(input_format="YUV400_U8", mean=(3.0, 0.0, 0.0, 0.0))
-    np.testing.assert_array_equal(grey.apply(images[..., :1], (1, 1, 4, 5), np.dtype("f4"))[0, 0], images[0, :, :, 0] - 3.0)
+    planes = {colour: images[0, :, :, at] for at, colour in enumerate(layout)}
+    for channels in (3, 4):
+        got = config.apply(images, (1, channels, 4, 5), np.dtype("f4"))
+        assert got.shape == (1, channels, 4, 5)
+        for plane, colour in zip(got[0], "RGBX", strict=False):
+            np.testing.assert_array_equal(plane, planes[colour])
+
+
+def test_grey_has_one_byte_and_nothing_to_swap():
+    images = RNG.integers(0, 256, (1, 4, 5, 1), np.uint8)
+    grey = AippConfig(input_format="YUV400_U8", mean=(3.0, 0.0, 0.0, 0.0), rbuv_swap_switch=True, ax_swap_switch=True)
+    np.testing.assert_array_equal(grey.apply(images, (1, 1, 4, 5), np.dtype("f4"))[0, 0], images[0, :, :, 0] - 3.0)
 
 
 def op(text):
@@ -91,7 +99,7 @@ def op(text):
         (op("input_format: YUV420SP_U8"), "'YUV420SP_U8' is not simulated"),
         (op("csc_switch: true"), "csc_switch is not simulated"),
         (op("resize: true"), "resize is not simulated"),
-        (op("ax_swap_switch: true"), "ax_swap_switch is not simulated"),
+        ("aipp_op { aipp_mode: dynamic }", "dynamic AIPP needs max_src_image_size"),
         (op("mean_chn_0: nan"), "mean_chn_0: expected a number"),
         (op("related_input_rank: 0.5"), "expected a whole number"),
         (op("left_padding_size: 33"), "left_padding_size must be 0..32"),

@@ -85,7 +85,7 @@ def test_every_truncation_and_every_flipped_byte_is_noticed(model):
         ({"precision_mode": "fp8"}, "precision mode"),
         ({"aipp": (None,)}, "AIPP"),
         ({"aipp": (None, AippConfig())}, "AIPP needs an input"),
-        ({"aipp": (AippConfig(aipp_mode="dynamic"), None)}, "unfit for AIPP"),
+        ({"aipp": (None, AippConfig(aipp_mode="dynamic", max_src_image_size=9))}, "AIPP needs an input"),
         ({"outputs": ()}, "no output"),
         ({"weight_bytes": -1}, "sizes"),
         ({"flops": (1,)}, "operations"),

@@ -1,11 +1,17 @@
 """AIPP, the image preprocessing in front of a model: its configuration file, and what it does to pixels.
 
-Simulated: crop, channel swap (``rbuv_swap_switch``), mean, min, reciprocal variance and padding of unsigned 8 bit images in
-RGB888, XRGB8888 and YUV400 (grey). Everything else is refused by name: colour conversion (``csc_switch``) and the YUV formats,
-resizing, the alpha swap, rotation, single-line mode.
+Simulated: crop, channel swaps (``rbuv_swap_switch``, ``ax_swap_switch``), mean, min, reciprocal variance and padding of
+unsigned 8 bit images in RGB888, XRGB8888 and YUV400 (grey). Everything else is refused by name: colour conversion
+(``csc_switch``) and the YUV formats, resizing, rotation, single-line mode.
 
-Per pixel and channel: ``(pixel - mean - min) * var_reci``; crop comes before it and padding after it, so that ``padding_value``
-is what the model sees. The contract names the operations, not their order: this order is our decision.
+Per pixel and channel: ``(pixel - mean - min) * var_reci``; swaps and crop come before it and padding after it, so that
+``padding_value`` is what the model sees. That is the order of the vendor's manual (page of aclmdlSetInputAIPP).
+
+A pixel of XRGB8888 has its fourth byte beside the colours (RGBX); with ``ax_swap_switch`` it is the first one (XRGB). A model
+of three channels sees the colours only. So say the examples of the vendor's manual, in spite of the format's name.
+
+With dynamic AIPP the parameters of each image come from the program (`_dynamic_aipp`): they, too, become an `AippConfig` per
+image, so that the arithmetic is in one place, `AippConfig.apply`.
 """
 
 from __future__ import annotations
@@ -31,7 +37,6 @@ FORMATS: Final[Mapping[str, tuple[int, int, tuple[int, ...]]]] = {
 _REFUSED_SWITCHES: Final = (
     "csc_switch",
     "resize",
-    "ax_swap_switch",
     "single_line_mode",
     "support_rotation",
     "raw_rgbir_to_f16_n",
@@ -53,7 +58,7 @@ class AippConfig:
     Attributes:
         aipp_mode: "static" or "dynamic".
         related_input_rank: which input of the model.
-        max_src_image_size: of a dynamic configuration, the bytes of the data input.
+        max_src_image_size: of a dynamic configuration, the bytes of the data input, all images of the largest batch together.
         mean: per channel of the model's input, as are min and var_reci.
     """
 
@@ -74,6 +79,7 @@ class AippConfig:
     bottom_padding_size: int = 0
     padding_value: float = 0.0
     rbuv_swap_switch: bool = False
+    ax_swap_switch: bool = False
     max_src_image_size: int = 0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     min: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
@@ -88,11 +94,13 @@ class AippConfig:
             _in_range(name, getattr(self, name), 0, 4096)
         for name in ("left_padding_size", "right_padding_size", "top_padding_size", "bottom_padding_size"):
             _in_range(name, getattr(self, name), 0, 32)
-        _in_range("max_src_image_size", self.max_src_image_size, 0, 1 << 31)
+        _in_range("max_src_image_size", self.max_src_image_size, 0, (1 << 31) - 1)
+        if self.dynamic and not self.max_src_image_size:
+            raise AippError("dynamic AIPP needs max_src_image_size")
         if self.src_image_size_w or self.src_image_size_h:
             _in_range("src_image_size_w", self.src_image_size_w, 2, 4096)
             _in_range("src_image_size_h", self.src_image_size_h, 1, 4096)
-        if self.crop and self.aipp_mode == "static" and not (self.crop_size_w and self.crop_size_h):
+        if self.crop and not self.dynamic and not (self.crop_size_w and self.crop_size_h):
             # The vendor takes missing crop sizes from the model's input; the simulator wants them said.
             raise AippError("crop needs crop_size_w and crop_size_h")
         for name in ("mean", "min", "var_reci"):
@@ -101,6 +109,11 @@ class AippConfig:
                 raise AippError(f"{name} needs four finite numbers")
         if not math.isfinite(self.padding_value):
             raise AippError("padding_value must be finite")
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the program gives the parameters, per execution, and not this configuration."""
+        return self.aipp_mode == "dynamic"
 
     @property
     def format_number(self) -> int:
@@ -135,14 +148,27 @@ class AippConfig:
             raise AippError(f"AIPP makes {w}x{h} (width x height), the model's input is {width}x{height}")
         return source_h, source_w
 
+    def check_input(self, shape: Sequence[int]) -> None:
+        """Check that this can stand in front of a model input of shape [n, c, h, w]; n may be -1.
+
+        Raises:
+            AippError: the input is not such a tensor, or a static configuration does not lead to it.
+        """
+        if not self.dynamic:
+            self.source_shape(shape)
+            return
+        _check_image(shape)
+        known = {channels for _, _, seen in FORMATS.values() for channels in seen}
+        if shape[1] not in known:
+            raise AippError(f"no simulated format of dynamic AIPP fits an input of {shape[1]} channels")
+
     def source_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape [n, h, w, bytes per pixel] a client hands over for a model input of shape [n, c, h, w].
 
         Raises:
             AippError: the input is not such a tensor, or the configuration does not lead to it.
         """
-        if len(shape) != 4 or -1 in shape[1:]:
-            raise AippError("AIPP needs an input [n, c, h, w] with fixed c, h and w")
+        _check_image(shape)
         if shape[1] not in FORMATS[self.input_format][2]:
             raise AippError(f"{self.input_format} does not fit an input of {shape[1]} channels")
         return (shape[0], *self.source_size(shape[2], shape[3]), self.bytes_per_pixel)
@@ -160,11 +186,12 @@ class AippConfig:
             top, left = self.load_start_pos_h, self.load_start_pos_w
             pixels = pixels[:, top : top + self.crop_size_h, left : left + self.crop_size_w]
         channels = shape[1]
-        if self.input_format == "XRGB8888_U8" and channels == 3:
-            pixels = pixels[..., 1:]
-        if self.rbuv_swap_switch and channels >= 3:
-            order = [2, 1, 0] if channels == 3 else [0, 3, 2, 1]
-            pixels = pixels[..., order]
+        order = list(range(self.bytes_per_pixel))  # the colours first
+        if self.ax_swap_switch and len(order) == 4:
+            order = [1, 2, 3, 0]
+        if self.rbuv_swap_switch and len(order) >= 3:
+            order[0], order[2] = order[2], order[0]
+        pixels = pixels[..., order[:channels]]
         values = pixels.astype(np.float32)
         mean, low, scale = (np.asarray(v[:channels], np.float32) for v in (self.mean, self.min, self.var_reci))
         values = (values - mean - low) * scale
@@ -207,6 +234,11 @@ class AippConfig:
                 raise AippError(f"{field.name}: expected {kind.__name__}")
             checked[field.name] = entry
         return cls(**checked)
+
+
+def _check_image(shape: Sequence[int]) -> None:
+    if len(shape) != 4 or -1 in shape[1:]:
+        raise AippError("AIPP needs an input [n, c, h, w] with fixed c, h and w")
 
 
 def parse_config(text: str) -> list[AippConfig]:

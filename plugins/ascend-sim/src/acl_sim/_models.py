@@ -6,7 +6,8 @@ A model id, from `load` to `unload`:
     -> unloaded: 145003 for ever, ids are never used again
 
 What a gear is lies in three places (contract 3.3): the bytes of the gear buffer decide what runs, the model id remembers the
-last accepted set for `get_cur_output_dims`, and the dataset's mark switches the size check off.
+last accepted set for `get_cur_output_dims`, and the dataset's mark switches the size check off. The parameters of dynamic AIPP
+lie in one place, the bytes of their input's buffer.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from acl_sim import _om
+from acl_sim import _dynamic_aipp, _om
+from acl_sim._aipp import AippConfig, AippError
 from acl_sim._buffers import DataBuffer, TensorDesc
 from acl_sim._clock import Stream, Task
 from acl_sim._compute import NUMPY_TYPES, Array, ComputeError, Program, Shape
@@ -42,7 +45,7 @@ _MAX_NAME = 127
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One input or output as the interface shows it: data inputs first, then the gear input."""
+    """One input or output as the interface shows it: data inputs, then the gear input, then those of dynamic AIPP."""
 
     name: str
     acl_type: int
@@ -94,6 +97,7 @@ class Models:
         self.bundles: dict[int, list[int]] = {}
         # What set_* last wrote to a gear buffer, by address: other bytes there were written by hand.
         self.gear_bytes: dict[int, bytes] = {}
+        self.aipp_bytes: dict[int, bytes] = {}  # the same of set_input_aipp
         owner.more_leaks.append(self._leaks)
 
     def _leaks(self) -> list[Leak]:
@@ -184,7 +188,10 @@ def models() -> Models:
 
 
 def inputs_of(model: Model) -> list[Slot]:
-    """The inputs as the interface counts them: data inputs, with static AIPP as images, and the gear input (3.6)."""
+    """The inputs as the interface counts them: data inputs, with AIPP as images, the gear input and those of AIPP (3.6).
+
+    An image is bytes [n, h, w, channels]; where dynamic AIPP leaves h, w and channels open, its size is max_src_image_size.
+    """
     slots: list[Slot] = []
     for index, tensor in enumerate(model.inputs):
         config = model.aipp[index]
@@ -192,11 +199,21 @@ def inputs_of(model: Model) -> list[Slot]:
         if config is None:
             slots.append(Slot(tensor.name, tensor.acl_type, tensor.format, tensor.dims, max(sizes)))
         else:
-            slots.append(Slot(tensor.name, _om.UINT8, _om.FORMAT_NHWC, config.source_shape(tensor.dims), max(sizes)))
+            dims = (tensor.dims[0], -1, -1, -1) if config.dynamic else config.source_shape(tensor.dims)
+            slots.append(Slot(tensor.name, _om.UINT8, _om.FORMAT_NHWC, dims, max(sizes)))
     if model.gears:
         count = model.values_per_gear
         slots.append(Slot(_om.GEAR_INPUT, _om.INT32, _om.FORMAT_ND, (count,), 4 * count))
+    for number, index in enumerate(model.dynamic_aipp):
+        size = _dynamic_aipp.data_bytes(model.largest_batch(index))
+        name = _om.AIPP_INPUT if number == 0 else f"{_om.AIPP_INPUT}_aipp_node{number}"
+        slots.append(Slot(name, _om.UINT8, _om.FORMAT_ND, (size,), size))
     return slots
+
+
+def aipp_input(model: Model, index: int) -> int:
+    """The input that takes the parameters for an input with dynamic AIPP."""
+    return len(model.inputs) + bool(model.gears) + model.dynamic_aipp.index(index)
 
 
 def outputs_of(model: Model) -> list[Slot]:
@@ -221,10 +238,10 @@ def largest_for(model: Model, output: int) -> int:
 
 
 def client_bytes(model: Model, index: int, shape: Shape) -> int:
-    """Bytes of a data input at a shape of the graph's: of the image where AIPP stands in front. 0 for an open axis."""
+    """Bytes of a data input at a shape of the graph's: of the images where AIPP stands in front. 0 for an open axis."""
     config = model.aipp[index]
     if config is not None:
-        return math.prod(config.source_shape(shape))
+        return config.max_src_image_size if config.dynamic else math.prod(config.source_shape(shape))
     return 0 if -1 in shape else model.inputs[index].size_bytes(shape)
 
 
@@ -238,6 +255,37 @@ def shown_name(model_id: int, kind: str, index: int, name: str, others: Sequence
         short = f"{wanted}_{number}"
         number += 1
     return short
+
+
+def slot_of(slots: Sequence[Slot], index: int, what: str) -> Slot:
+    """One input or output, or Refused 100000."""
+    if index >= len(slots):
+        raise Refused(INVALID_PARAM, f"{what} {index}: the model has {len(slots)}")
+    return slots[index]
+
+
+def dims_dict(name: str, dims: Sequence[int]) -> dict[str, Any]:
+    """A shape as the interface returns it (2.1)."""
+    return {"name": name, "dimCount": len(dims), "dims": list(dims)}
+
+
+# Handles
+
+
+def dataset_of(handle: int) -> Dataset:
+    """The dataset behind a handle; null 100000."""
+    if handle == 0:
+        raise Refused(INVALID_PARAM, "null dataset")
+    dataset: Dataset = machine().handles.get("dataset", handle)
+    return dataset
+
+
+def drop(kind: str, handle: int) -> int:
+    """End a handle; null 100000."""
+    if handle == 0:
+        raise Refused(INVALID_PARAM, f"null {kind}")
+    machine().handles.drop(kind, handle)
+    return 0
 
 
 # Executing
@@ -295,7 +343,11 @@ class Execution:
         model = self.loaded.model
         for address, size, what in self.loaded.user_memory:
             here.memory.view(address, size, f"{what} of model {self.loaded.number}", side="device")
-        arrays = [self._read(index, shape) for index, shape in enumerate(self.shapes)]
+        try:
+            arrays = [self._read(index, shape) for index, shape in enumerate(self.shapes)]
+        except AippError as error:
+            # Decision: hardware would run with whatever lies there; in tolerant mode the execution fails.
+            return here.fail(RT_MODEL_EXECUTE, f"model {self.loaded.number} failed: {error}")
         here.ledger.launch(model.name, self.gear_text())
         try:
             with np.errstate(all="ignore"):
@@ -319,7 +371,18 @@ class Execution:
 
     def _read(self, index: int, shape: Shape) -> Array:
         model = self.loaded.model
-        needed = client_bytes(model, index, shape)
+        dtype = NUMPY_TYPES[model.inputs[index].acl_type]
+        config = model.aipp[index]
+        if config is not None and config.dynamic:
+            return self._preprocess(index, shape, dtype)
+        data = self._bytes(index, client_bytes(model, index, shape))
+        if config is not None:
+            return config.apply(np.frombuffer(data, np.uint8).reshape(config.source_shape(shape)), shape, dtype)
+        if dtype == np.bool_:
+            return np.not_equal(np.frombuffer(data, np.uint8), 0).reshape(shape)  # any other byte than 0 and 1 is no bool
+        return np.frombuffer(data, dtype).reshape(shape)
+
+    def _bytes(self, index: int, needed: int) -> memoryview | bytes:
         place = self.inputs[index]
         if place.size < needed:
             machine().violate(
@@ -327,18 +390,52 @@ class Execution:
                 f"input {index} of model {self.loaded.number} has a buffer of {place.size} bytes, "
                 f"gear {self.gear_text()} reads {needed}",
             )
-        dtype = NUMPY_TYPES[model.inputs[index].acl_type]
-        data: memoryview | bytes = b""
-        if needed:
-            data = machine().memory.view(place.address, needed, f"input {index} of execute", side="device")
-            if len(data) < needed:
-                data = bytes(data).ljust(needed, b"\0")
-        config = model.aipp[index]
-        if config is not None:
-            return config.apply(np.frombuffer(data, np.uint8).reshape(config.source_shape(shape)), shape, dtype)
-        if dtype == np.bool_:
-            return np.not_equal(np.frombuffer(data, np.uint8), 0).reshape(shape)  # any other byte than 0 and 1 is no bool
-        return np.frombuffer(data, dtype).reshape(shape)
+        if not needed:
+            return b""
+        data = machine().memory.view(place.address, needed, f"input {index} of execute", side="device")
+        return data if len(data) == needed else bytes(data).ljust(needed, b"\0")
+
+    def _preprocess(self, index: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        """The images of an input with dynamic AIPP, each as its parameters say.
+
+        Whatever the gear is, AIPP works on the largest batch: the buffer must hold that many images.
+        """
+        images = self._aipp_parameters(index, (self.loaded.model.largest_batch(index), *shape[1:]))
+        size = math.prod(images[0].source_shape(shape)[1:])
+        data = np.frombuffer(self._bytes(index, len(images) * size), np.uint8)
+        return np.concatenate(
+            [
+                config.apply(data[at * size :][:size].reshape(config.source_shape((1, *shape[1:]))), (1, *shape[1:]), dtype)
+                for at, config in enumerate(images[: shape[0]])
+            ]
+        )
+
+    def _aipp_parameters(self, index: int, shape: Shape) -> list[AippConfig]:
+        """What lies in the AIPP input for data input `index`, `shape` that of the model's input at its largest batch.
+
+        Raises:
+            AippError: it does not lead to the model's input; a violation before.
+        """
+        here = machine()
+        slot = aipp_input(self.loaded.model, index)
+        place = self.inputs[slot]
+        name = f"AIPP input {slot} of model {self.loaded.number}"
+        found = here.memory.read(place.address, _dynamic_aipp.data_bytes(shape[0]), name, side="device")
+        written = models().aipp_bytes.get(place.address)
+        if written is None:
+            here.violate("no AIPP set", f"{name}: no set_input_aipp wrote it; hardware would run whatever lies there")
+        elif written != found:
+            here.violate("AIPP input written", f"{name}: it holds other bytes than set_input_aipp wrote last for this model")
+        try:
+            images = _dynamic_aipp.parse(found)
+            if len(images) != shape[0]:
+                raise AippError(f"parameters of {len(images)} images where the largest batch has {shape[0]}")
+            for config in images:
+                config.source_shape(shape)
+        except AippError as error:
+            here.violate("bad AIPP parameters", f"{name}: {error}")
+            raise
+        return images
 
     def _gear(self) -> int:
         here = machine()
@@ -412,7 +509,7 @@ def new_execution(loaded: Loaded, dataset: Dataset, output: Dataset, *, asynchro
     if asynchronous and any(buffer.address == 0 for buffer in outputs):
         raise Refused(INVALID_PARAM, "null address in an output: only execute allocates")
     # Decision: of a shape range the sizes at hand count, not those of the upper bounds; they are checked when it runs.
-    if dataset.mark is None and model.gear_kind is not GearKind.RANGE:
+    if dataset.mark is None and model.gear_kind is not GearKind.RANGE and not model.dynamic_aipp:
         _check_sizes("input", wanted, inputs)
         _check_sizes("output", results, outputs)
     for slot, buffer in zip(results, outputs, strict=True):

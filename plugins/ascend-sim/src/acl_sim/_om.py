@@ -144,7 +144,7 @@ class Model:
 
     Attributes:
         name: what it was compiled as.
-        inputs: the data inputs in the graph's order; neither the gear input nor a dynamic AIPP input is among them.
+        inputs: the data inputs in the graph's order; neither the gear input nor the inputs of dynamic AIPP are among them.
         outputs: in the graph's order.
         gear_kind: how its shapes vary.
         gears: values per gear, in command-line order; empty without gears.
@@ -189,11 +189,13 @@ class Model:
         )
         for tensor, config in zip(self.inputs, self.aipp, strict=True):
             if config is not None:
+                _require(tensor.acl_type in (FLOAT, FLOAT16), f"{tensor.name!r}: unfit for AIPP")
                 _require(
-                    config.aipp_mode == "static" and tensor.acl_type in (FLOAT, FLOAT16), f"{tensor.name!r}: unfit for AIPP"
+                    not config.dynamic or self.gear_kind in (GearKind.NONE, GearKind.BATCH),
+                    f"{tensor.name!r}: dynamic AIPP goes with batch gears only",
                 )
                 try:
-                    config.source_shape(tensor.dims)
+                    config.check_input(tensor.dims)
                 except AippError as error:
                     raise OmDataError(f"{tensor.name!r}: {error}") from error
         has_gears = self.gear_kind in (GearKind.BATCH, GearKind.IMAGE, GearKind.DIMS)
@@ -259,6 +261,16 @@ class Model:
                     position += 1
             shapes[index] = tuple(shape)
         return tuple(shapes[index] for index in range(len(self.inputs)))
+
+    @property
+    def dynamic_aipp(self) -> tuple[int, ...]:
+        """Indexes of the inputs with dynamic AIPP, in the order of their parameter inputs."""
+        return tuple(index for index, config in enumerate(self.aipp) if config is not None and config.dynamic)
+
+    def largest_batch(self, index: int) -> int:
+        """Return the first axis of an input, at the largest gear where it varies: the images that dynamic AIPP works on."""
+        batch = self.inputs[index].dims[0]
+        return max(gear[0] for gear in self.gears) if batch == -1 else batch
 
     @property
     def largest_gear(self) -> int:

@@ -864,14 +864,12 @@ def _aipp(job: _Job, inputs: Sequence[_om.Tensor]) -> list[AippConfig | None]:
         _refuse("E19999", "acl_sim: AIPP together with image gears or a shape range is not simulated.")
     try:
         for config in parse_config(job.aipp_text):
-            if config.aipp_mode != "static":
-                raise AippError("dynamic AIPP is not simulated")
             if config.related_input_rank >= len(inputs):
                 raise AippError(f"related_input_rank {config.related_input_rank}: the model has {len(inputs)} inputs")
             tensor = inputs[config.related_input_rank]
             if job.input_format != "NCHW" or tensor.acl_type not in (_om.FLOAT, _om.FLOAT16):
                 raise AippError(f"{tensor.name!r} must be a floating-point NCHW input")
-            config.source_shape(tensor.dims)
+            config.check_input(tensor.dims)
             result[config.related_input_rank] = config
     except AippError as error:
         _refuse("E10001", f"The file of parameter [--insert_op_conf] is invalid. Reason: {error}.")

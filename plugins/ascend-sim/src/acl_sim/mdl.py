@@ -1,17 +1,36 @@
-"""`acl.mdl`: load, describe, gears, execute. contracts/pyacl.md 1.3, 1.4, 2 and 3.3 to 3.6.
+"""`acl.mdl`: load, describe, gears, execute; AIPP lies in `_aipp_functions`. contracts/pyacl.md 1.3, 1.4, 2, 3.3 to 3.6.
 
 "Decision:" marks what the contract leaves open.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from acl_sim import _om
+from acl_sim._aipp_functions import (  # noqa: F401 - this module offers them
+    create_aipp,
+    destroy_aipp,
+    get_aipp_data_size,
+    get_aipp_type,
+    get_first_aipp_info,
+    set_aipp_ax_swap_switch,
+    set_aipp_by_input_index,
+    set_aipp_crop_params,
+    set_aipp_csc_params,
+    set_aipp_dtc_pixel_mean,
+    set_aipp_dtc_pixel_min,
+    set_aipp_input_format,
+    set_aipp_padding_params,
+    set_aipp_pixel_var_reci,
+    set_aipp_rbuv_swap_switch,
+    set_aipp_scf_params,
+    set_aipp_src_image_size,
+    set_input_aipp,
+)
 from acl_sim._arguments import parse_error, parse_one
 from acl_sim._buffers import DataBuffer, TensorDesc
 from acl_sim._errors import INVALID_PARAM, RT_STREAM_CONTEXT, NotSimulated, Refused
@@ -24,22 +43,23 @@ from acl_sim._models import (
     Dataset,
     Loaded,
     Slot,
-    client_bytes,
+    dataset_of,
+    dims_dict,
+    drop,
     inputs_of,
     models,
     new_execution,
     ordered_after,
     outputs_of,
     shown_name,
+    slot_of,
 )
 from acl_sim._om import Bundle, GearKind, Model, OmError
 
 _API_NOT_SUPPORT = 200001
 _STORAGE_OVER_LIMIT = 300000
-_AIPP_NOT_EXIST = 145015
 _MAX_GEARS_READ = 128
 _MAX_DIMS_GEARS = 4096
-_NO_NODE = 0xFFFFFFFF
 _DUMP_ATTRIBUTE = "_datadump_original_op_names"
 
 _DICT = shape({})
@@ -171,7 +191,7 @@ def load_with_config(handle: int) -> tuple[int, int]:
 @api("acl.mdl.destroy_config_handle", "k")
 def destroy_config_handle(handle: int) -> int:
     """End a config handle; null 100000."""
-    return _drop("load config", handle)
+    return drop("load config", handle)
 
 
 def _sizes(model: Model) -> tuple[int, int, int]:
@@ -261,14 +281,7 @@ def create_desc() -> int:
 @api("acl.mdl.destroy_desc", "k")
 def destroy_desc(handle: int) -> int:
     """End a desc; null 100000."""
-    return _drop("model desc", handle)
-
-
-def _drop(kind: str, handle: int) -> int:
-    if handle == 0:
-        raise Refused(INVALID_PARAM, f"null {kind}")
-    machine().handles.drop(kind, handle)
-    return 0
+    return drop("model desc", handle)
 
 
 def _desc(handle: int) -> _Desc:
@@ -323,26 +336,16 @@ def get_num_outputs(handle: int) -> int:
     return len(_desc(handle).outputs)
 
 
-def _slot(slots: Sequence[Slot], index: int, what: str) -> Slot:
-    if index >= len(slots):
-        raise Refused(INVALID_PARAM, f"{what} {index}: the model has {len(slots)}")
-    return slots[index]
-
-
 @api("acl.mdl.get_input_size_by_index", "kk", failed=HANDLE)
 def get_input_size_by_index(handle: int, index: int) -> int:
     """Bytes of an input at its largest gear; 0 out of range, and for a shape range without bound."""
-    return _slot(_desc(handle).inputs, index, "input").size_bytes
+    return slot_of(_desc(handle).inputs, index, "input").size_bytes
 
 
 @api("acl.mdl.get_output_size_by_index", "kk", failed=HANDLE)
 def get_output_size_by_index(handle: int, index: int) -> int:
     """Bytes of an output at its largest gear; 0 out of range, and for a shape range without bound."""
-    return _slot(_desc(handle).outputs, index, "output").size_bytes
-
-
-def _dims(name: str, dims: Sequence[int]) -> dict[str, Any]:
-    return {"name": name, "dimCount": len(dims), "dims": list(dims)}
+    return slot_of(_desc(handle).outputs, index, "output").size_bytes
 
 
 def _shown(desc: _Desc, kind: str, index: int) -> str:
@@ -353,34 +356,36 @@ def _shown(desc: _Desc, kind: str, index: int) -> str:
 
 @api("acl.mdl.get_input_dims", "kk", failed=_DICT)
 def get_input_dims(handle: int, index: int) -> tuple[dict[str, Any], int]:
-    """`(dims, ret)`, -1 in dynamic axes. Decision: with static AIPP those of the image, [n, h, w, bytes per pixel]."""
+    """`(dims, ret)`, -1 in dynamic axes. With AIPP those of the images, [n, h, w, channels]; dynamic: [n, -1, -1, -1]."""
     desc, _ = _filled(handle)
-    slot = _slot(desc.inputs, index, "input")
-    return _dims(_shown(desc, "input", index), slot.dims), 0
+    slot = slot_of(desc.inputs, index, "input")
+    return dims_dict(_shown(desc, "input", index), slot.dims), 0
 
 
 @api("acl.mdl.get_input_dims_v2", "kk", failed=_DICT)
 def get_input_dims_v2(handle: int, index: int) -> tuple[dict[str, Any], int]:
-    """As get_input_dims. Decision: with static AIPP the dims that the network itself has."""
-    desc, model = _filled(handle)
-    slot = _slot(desc.inputs, index, "input")
-    dims = model.inputs[index].dims if index < len(model.inputs) else slot.dims
-    return _dims(_shown(desc, "input", index), dims), 0
+    """As get_input_dims; with static AIPP the product is the input's size.
+
+    The two differ for formats whose pixels share bytes, and of those none is simulated.
+    """
+    desc, _ = _filled(handle)
+    slot = slot_of(desc.inputs, index, "input")
+    return dims_dict(_shown(desc, "input", index), slot.dims), 0
 
 
 @api("acl.mdl.get_output_dims", "kk", failed=_DICT)
 def get_output_dims(handle: int, index: int) -> tuple[dict[str, Any], int]:
     """`(dims, ret)`: of a model with gears at the largest, concrete; of a shape range with -1."""
     desc, _ = _filled(handle)
-    slot = _slot(desc.outputs, index, "output")
-    return _dims(_shown(desc, "output", index), slot.dims), 0
+    slot = slot_of(desc.outputs, index, "output")
+    return dims_dict(_shown(desc, "output", index), slot.dims), 0
 
 
 @api("acl.mdl.get_cur_output_dims", "kk", failed=_DICT)
 def get_cur_output_dims(handle: int, index: int) -> tuple[dict[str, Any], int]:
     """`(dims, ret)` at the gear that was last accepted for this model id; never set: the largest (contract 3.4)."""
     desc, model = _filled(handle)
-    slot = _slot(desc.outputs, index, "output")
+    slot = slot_of(desc.outputs, index, "output")
     name = _shown(desc, "output", index)
     if model.gear_kind is GearKind.RANGE:
         raise Refused(_API_NOT_SUPPORT, "get_cur_output_dims does not answer for a shape range")
@@ -389,18 +394,18 @@ def get_cur_output_dims(handle: int, index: int) -> tuple[dict[str, Any], int]:
         # Decision: the desc outlives the model, its current gear does not.
         raise Refused(145003, f"model {desc.number} is unloaded")
     if loaded is None or loaded.current is None:
-        return _dims(name, slot.dims), 0
+        return dims_dict(name, slot.dims), 0
     kind, values = loaded.current
     if kind is not model.gear_kind:
         raise Refused(GE_INTERNAL, f"the gear was set as one of {kind.value}, the model has those of {model.gear_kind.value}")
-    return _dims(name, model.output_shapes[model.gears.index(values)][index]), 0
+    return dims_dict(name, model.output_shapes[model.gears.index(values)][index]), 0
 
 
 @api("acl.mdl.get_input_dims_range", "kk", failed=_DICT)
 def get_input_dims_range(handle: int, index: int) -> tuple[dict[str, Any], int]:
     """`({'rangeCount', 'range'}, ret)`: lowest and highest per axis, -1 without bound. Decision: none unless a shape range."""
     desc, model = _filled(handle)
-    _slot(desc.inputs, index, "input")
+    slot_of(desc.inputs, index, "input")
     ranges = [list(axis) for axis in model.ranges[index]] if model.ranges else []
     return {"rangeCount": len(ranges), "range": ranges}, 0
 
@@ -409,7 +414,7 @@ def get_input_dims_range(handle: int, index: int) -> tuple[dict[str, Any], int]:
 def get_input_name_by_index(handle: int, index: int) -> str:
     """The name; "" out of range."""
     desc = _desc(handle)
-    _slot(desc.inputs, index, "input")
+    slot_of(desc.inputs, index, "input")
     return _shown(desc, "input", index)
 
 
@@ -417,7 +422,7 @@ def get_input_name_by_index(handle: int, index: int) -> str:
 def get_output_name_by_index(handle: int, index: int) -> str:
     """The name, `<node>:<output index>:<onnx name>`; "" out of range."""
     desc = _desc(handle)
-    _slot(desc.outputs, index, "output")
+    slot_of(desc.outputs, index, "output")
     return _shown(desc, "output", index)
 
 
@@ -456,25 +461,25 @@ def get_tensor_real_name(handle: int, name: str) -> str | None:
 @api("acl.mdl.get_input_data_type", "kk", failed=_MINUS_ONE)
 def get_input_data_type(handle: int, index: int) -> int:
     """Number of the type; -1 out of range."""
-    return _slot(_desc(handle).inputs, index, "input").acl_type
+    return slot_of(_desc(handle).inputs, index, "input").acl_type
 
 
 @api("acl.mdl.get_output_data_type", "kk", failed=_MINUS_ONE)
 def get_output_data_type(handle: int, index: int) -> int:
     """Number of the type; -1 out of range."""
-    return _slot(_desc(handle).outputs, index, "output").acl_type
+    return slot_of(_desc(handle).outputs, index, "output").acl_type
 
 
 @api("acl.mdl.get_input_format", "kk", failed=_MINUS_ONE)
 def get_input_format(handle: int, index: int) -> int:
     """Number of the format; -1 out of range."""
-    return _slot(_desc(handle).inputs, index, "input").format
+    return slot_of(_desc(handle).inputs, index, "input").format
 
 
 @api("acl.mdl.get_output_format", "kk", failed=_MINUS_ONE)
 def get_output_format(handle: int, index: int) -> int:
     """Number of the format; -1 out of range."""
-    return _slot(_desc(handle).outputs, index, "output").format
+    return slot_of(_desc(handle).outputs, index, "output").format
 
 
 @api("acl.mdl.get_op_attr", "kss", failed=_NONE)
@@ -530,7 +535,7 @@ def get_input_dynamic_dims(handle: int, index: int, count: int) -> tuple[list[di
     if index != (1 << 64) - 1 or count < len(gears):
         code = machine().fail(INVALID_PARAM, f"index {index} must be -1, and {count} gears at least {len(gears)}")
         return [None] * count, code  # type: ignore[list-item]
-    found: list[dict[str, Any]] = [_dims("", _flat(model, gear)) for gear in gears]
+    found: list[dict[str, Any]] = [dims_dict("", _flat(model, gear)) for gear in gears]
     return [*found, *({} for _ in range(count - len(found)))], 0
 
 
@@ -548,20 +553,13 @@ def create_dataset() -> int:
     return machine().handles.new("dataset", Dataset())
 
 
-def _dataset(handle: int) -> Dataset:
-    if handle == 0:
-        raise Refused(INVALID_PARAM, "null dataset")
-    dataset: Dataset = machine().handles.get("dataset", handle)
-    return dataset
-
-
 @api("acl.mdl.destroy_dataset", "k")
 def destroy_dataset(handle: int) -> int:
     """End a dataset, not the data buffers in it; null 100000."""
     if handle:
-        for owned, _ in _dataset(handle).tensor_descs.values():
+        for owned, _ in dataset_of(handle).tensor_descs.values():
             machine().handles.drop("tensor desc", owned)
-    return _drop("dataset", handle)
+    return drop("dataset", handle)
 
 
 @api("acl.mdl.add_dataset_buffer", "kk", failed=PAIR)
@@ -570,20 +568,20 @@ def add_dataset_buffer(handle: int, buffer: int) -> tuple[int, int]:
     if handle == 0 or buffer == 0:
         return handle, machine().fail(INVALID_PARAM, "null dataset or data buffer")
     machine().handles.get("data buffer", buffer)
-    _dataset(handle).buffers.append(buffer)
+    dataset_of(handle).buffers.append(buffer)
     return handle, 0
 
 
 @api("acl.mdl.get_dataset_num_buffers", "k", failed=HANDLE)
 def get_dataset_num_buffers(handle: int) -> int:
     """How many data buffers; null 0."""
-    return len(_dataset(handle).buffers)
+    return len(dataset_of(handle).buffers)
 
 
 @api("acl.mdl.get_dataset_buffer", "kk", failed=HANDLE)
 def get_dataset_buffer(handle: int, index: int) -> int:
     """The data buffer; out of range 0."""
-    buffers = _dataset(handle).buffers
+    buffers = dataset_of(handle).buffers
     if index >= len(buffers):
         raise Refused(INVALID_PARAM, f"buffer {index}: the dataset has {len(buffers)}")
     return buffers[index]
@@ -594,7 +592,7 @@ def set_dataset_tensor_desc(handle: int, tensor_desc: int, index: int) -> tuple[
     """`(dataset, ret)`: the shape of one buffer, for shape-range models; the desc is copied, only its dims matter."""
     if handle == 0 or tensor_desc == 0:
         return handle, machine().fail(INVALID_PARAM, "null dataset or tensor desc")
-    dataset = _dataset(handle)
+    dataset = dataset_of(handle)
     desc: TensorDesc = machine().handles.get("tensor desc", tensor_desc)
     if index >= len(dataset.buffers):
         return handle, machine().fail(INVALID_PARAM, f"buffer {index}: the dataset has {len(dataset.buffers)}")
@@ -611,7 +609,7 @@ def set_dataset_tensor_desc(handle: int, tensor_desc: int, index: int) -> tuple[
 @api("acl.mdl.get_dataset_tensor_desc", "kk", failed=HANDLE)
 def get_dataset_tensor_desc(handle: int, index: int) -> int:
     """The dataset's own tensor desc of one buffer; 0 where none was set."""
-    known = _dataset(handle).tensor_descs.get(index)
+    known = dataset_of(handle).tensor_descs.get(index)
     return 0 if known is None else known[0]
 
 
@@ -619,7 +617,7 @@ def get_dataset_tensor_desc(handle: int, index: int) -> int:
 
 
 def _gear_buffer(handle: int, index: int, values: Sequence[int]) -> tuple[Dataset, DataBuffer]:
-    dataset = _dataset(handle)
+    dataset = dataset_of(handle)
     if any(value == 0 for value in values):
         raise Refused(INVALID_PARAM, f"a gear of {list(values)}: every value must be at least 1")
     if index >= len(dataset.buffers):
@@ -721,7 +719,7 @@ def _parse_dims(dims: Any) -> list[int]:
 def _executing(number: int, inputs: int, outputs: int) -> tuple[Loaded, Dataset, Dataset]:
     if inputs == 0 or outputs == 0:
         raise Refused(INVALID_PARAM, "null dataset")
-    return models().get(number), _dataset(inputs), _dataset(outputs)
+    return models().get(number), dataset_of(inputs), dataset_of(outputs)
 
 
 @api("acl.mdl.execute", "Ikk")
@@ -791,105 +789,7 @@ def set_exec_config_opt(handle: int, attribute: int, value: int) -> int:
 @api("acl.mdl.destroy_exec_config_handle", "k")
 def destroy_exec_config_handle(handle: int) -> int:
     """End a handle; null 100000."""
-    return _drop("execution config", handle)
-
-
-# AIPP
-
-
-@api("acl.mdl.get_aipp_type", "Ik", failed=shape(0, 0))
-def get_aipp_type(number: int, index: int) -> tuple[int, int, int]:
-    """`(type, attached_index, ret)`: 0 none, 1 static; the simulator has no dynamic one."""
-    model = models().get(number).model
-    _slot(inputs_of(model), index, "input")
-    has = index < len(model.inputs) and model.aipp[index] is not None
-    return int(has), _NO_NODE, 0
-
-
-@api("acl.mdl.get_first_aipp_info", "Ik", failed=shape(None))
-def get_first_aipp_info(number: int, index: int) -> tuple[dict[str, Any] | None, int]:
-    """`(dict, ret)` of a static AIPP (keys: contract 2.6); 145015 without one."""
-    model = models().get(number).model
-    _slot(inputs_of(model), index, "input")
-    config = model.aipp[index] if index < len(model.inputs) else None
-    if config is None:
-        raise Refused(_AIPP_NOT_EXIST, f"input {index} of model {number} has no AIPP")
-    tensor = model.inputs[index]
-    gears = [model.input_shapes(gear)[index] for gear in range(max(1, len(model.gears)))]
-    source_h, source_w = config.source_size(tensor.dims[2], tensor.dims[3])
-    info: dict[str, Any] = {"cscSwitch": 0}
-    info |= dict.fromkeys(
-        ("matrixR0C0", "matrixR0C1", "matrixR1C0", "matrixR1C1", "matrixR1C2", "matrixR2C2"), 0
-    )  # three entries are missing in the vendor's, too
-    info |= dict.fromkeys((f"{what}Bias{channel}" for what in ("output", "input") for channel in range(3)), 0)
-    info |= {
-        "rbuvSwapSwitch": int(config.rbuv_swap_switch),
-        "axSwapSwitch": 0,
-        "singleLineMode": 0,
-        "srcImageSizeW": source_w,
-        "srcImageSizeH": source_h,
-        "srcFormat": tensor.format,
-        "srcDatatype": tensor.acl_type,
-        "srcDimNum": len(tensor.dims),
-        "shapeCount": len(gears),
-        "inputFormat": config.format_number,
-        "aippExtend": 0,
-        "cropSwitch": int(config.crop),
-        "loadStartPosW": config.load_start_pos_w,
-        "loadStartPosH": config.load_start_pos_h,
-        "cropSizeW": config.crop_size_w,
-        "cropSizeH": config.crop_size_h,
-        "resizeSwitch": 0,
-        "resizeOutputW": 0,
-        "resizeOutputH": 0,
-        "paddingSwitch": int(config.padding),
-        "leftPaddingSize": config.left_padding_size,
-        "rightPaddingSize": config.right_padding_size,
-        "topPaddingSize": config.top_padding_size,
-        "bottomPaddingSize": config.bottom_padding_size,
-    }
-    for channel in range(4):
-        info[f"meanChn{channel}"] = int(config.mean[channel])
-    for channel in range(4):
-        info[f"minChn{channel}"] = config.min[channel]
-    for channel in range(4):
-        info[f"varReciChn{channel}"] = config.var_reci[channel]
-    info["outDims"] = [
-        {
-            "srcDims": _dims(tensor.name, config.source_shape(shape)),
-            "srcSize": client_bytes(model, index, shape),
-            "aippOutdims": _dims(tensor.name, shape),
-            "aippOutSize": math.prod(shape) * _om.ELEMENT_BYTES[tensor.acl_type],
-        }
-        for shape in gears
-    ]
-    return info, 0
-
-
-def _no_dynamic_aipp(name: str, letters: str) -> Callable[..., Any]:
-    @api(name, letters)
-    def refuse(*_: Any) -> NoReturn:
-        raise NotSimulated(f"{name}: dynamic AIPP is not simulated by acl_sim; static AIPP is")
-
-    return refuse
-
-
-create_aipp = _no_dynamic_aipp("acl.mdl.create_aipp", "K")
-destroy_aipp = _no_dynamic_aipp("acl.mdl.destroy_aipp", "k")
-get_aipp_data_size = _no_dynamic_aipp("acl.mdl.get_aipp_data_size", "K")
-set_input_aipp = _no_dynamic_aipp("acl.mdl.set_input_aipp", "Ikkk")
-set_aipp_by_input_index = _no_dynamic_aipp("acl.mdl.set_aipp_by_input_index", "Ikkk")
-set_aipp_input_format = _no_dynamic_aipp("acl.mdl.set_aipp_input_format", "kI")
-set_aipp_src_image_size = _no_dynamic_aipp("acl.mdl.set_aipp_src_image_size", "kii")
-set_aipp_rbuv_swap_switch = _no_dynamic_aipp("acl.mdl.set_aipp_rbuv_swap_switch", "kb")
-set_aipp_ax_swap_switch = _no_dynamic_aipp("acl.mdl.set_aipp_ax_swap_switch", "kb")
-set_aipp_crop_params = _no_dynamic_aipp("acl.mdl.set_aipp_crop_params", "kbiiiiK")
-set_aipp_padding_params = _no_dynamic_aipp("acl.mdl.set_aipp_padding_params", "kbiiiiK")
-set_aipp_scf_params = _no_dynamic_aipp("acl.mdl.set_aipp_scf_params", "kbiiiiK")
-set_aipp_dtc_pixel_mean = _no_dynamic_aipp("acl.mdl.set_aipp_dtc_pixel_mean", "khhhhK")
-set_aipp_dtc_pixel_min = _no_dynamic_aipp("acl.mdl.set_aipp_dtc_pixel_min", "kffffK")
-set_aipp_pixel_var_reci = _no_dynamic_aipp("acl.mdl.set_aipp_pixel_var_reci", "kffffK")
-set_aipp_csc_params = _no_dynamic_aipp("acl.mdl.set_aipp_csc_params", "kbhhhhhhhhhbbbbbb")
+    return drop("execution config", handle)
 
 
 __all__ = sorted(entry.removeprefix("acl.mdl.") for entry in ENTRIES if entry.startswith("acl.mdl."))
