@@ -499,9 +499,11 @@ def test_null_unknown_and_wrong_indexes(client, tmp_path):
     assert "input 1 of model 1 has no dynamic AIPP" in message()
     assert acl.mdl.set_aipp_by_input_index(client.model, client.inputs, 2, aipp) == 100000
     assert "buffer 2: the dataset has 2" in message()
-    plain = Client(convert(tmp_path, neg(), "--input_shape=x:2,3,6,8", name="plain"))
-    assert acl.mdl.set_input_aipp(plain.model, plain.inputs, 0, aipp) == 100000
-    assert acl.mdl.set_aipp_by_input_index(plain.model, plain.inputs, 0, aipp) == 500001
+    (tmp_path / "static.cfg").write_text("aipp_op { aipp_mode: static input_format: RGB888_U8 }")
+    for name, flags in (("plain", ()), ("static", (f"--insert_op_conf={tmp_path / 'static.cfg'}",))):
+        without = Client(convert(tmp_path, neg(), "--input_shape=x:2,3,6,8", *flags, name=name))
+        assert acl.mdl.set_input_aipp(without.model, without.inputs, 0, aipp) == 100000
+        assert acl.mdl.set_aipp_by_input_index(without.model, without.inputs, 0, aipp) == 500001
 
 
 def test_the_buffer_of_the_parameters(client):
@@ -556,13 +558,21 @@ def test_parameters_of_another_model(client, tmp_path):
         other.execute()
 
 
-def test_parameters_of_another_batch(client, tmp_path):
-    other = Client(dynamic(tmp_path, shape="1,3,6,8", name="other"))
-    shared = acl.mdl.get_dataset_buffer(other.inputs, 1)
-    acl.update_data_buffer(shared, client.address(client.inputs, 1), client.input_sizes[1])
-    assert acl.mdl.set_input_aipp(client.model, client.inputs, 1, parameters(2)) == 0
-    with pytest.raises(Violation, match="AIPP input written"):
-        other.execute()  # fewer bytes than were written belong to it
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (1, "parameters of 1 images where the largest batch has 2"),
+        (3, "AIPP parameters of 3 images take 352 bytes, there are 256"),
+    ],
+)
+def test_parameters_of_another_batch(client, tmp_path, batch, text):
+    other = Client(dynamic(tmp_path, shape=f"{batch},3,6,8", name="other"))
+    shared = acl.mdl.get_dataset_buffer(client.inputs, 1)
+    acl.update_data_buffer(shared, acl.rt.malloc(400, 0)[0], 400)
+    acl.update_data_buffer(acl.mdl.get_dataset_buffer(other.inputs, 1), acl.get_data_buffer_addr(shared), 400)
+    assert acl.mdl.set_input_aipp(other.model, other.inputs, 1, parameters(batch)) == 0
+    with pytest.raises(Violation, match=rf"bad AIPP parameters.*{text}"):
+        client.execute()
 
 
 def test_sizes_are_not_checked_but_images_must_lie_in_the_buffer(tmp_path):
