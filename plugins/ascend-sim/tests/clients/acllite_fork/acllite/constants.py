@@ -1,0 +1,6 @@
+"""The constants that the fork reads, as the vendor numbers them."""
+
+SUCCESS = ACL_SUCCESS = 0
+ACL_HOST = 1
+ACL_MEMCPY_HOST_TO_DEVICE, ACL_MEMCPY_DEVICE_TO_HOST, ACL_MEMCPY_DEVICE_TO_DEVICE = 1, 2, 3
+ACL_MEM_MALLOC_NORMAL_ONLY = 2

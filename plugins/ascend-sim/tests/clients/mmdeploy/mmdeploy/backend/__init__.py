@@ -1,0 +1,1 @@
+"""Backends: of the base what a wrapper needs, of Ascend the repository's files."""
