@@ -48,9 +48,8 @@ from tiny_models import (
 )
 
 CLIENTS = os.environ.get("ACL_SIM_CLIENTS", "")
-pytestmark = pytest.mark.skipif(
-    not CLIENTS, reason="set ACL_SIM_CLIENTS to a folder with the programs: see docs/acl-simulator.md"
-)
+if not CLIENTS:
+    pytest.skip("set ACL_SIM_CLIENTS to a folder with the programs: see docs/acl-simulator.md", allow_module_level=True)
 OURS = Path(__file__).parent / "clients"
 SOURCE = Path(__file__).parents[1] / "src"
 GE = "ge/examples/offline_compile_run/python/src"
@@ -427,7 +426,7 @@ def test_mmdeploy_static(client, tmp_path, mode):
     run, answers = mmdeploy(client, tmp_path, convert(tmp_path, dense(3)), [{"x": x}, {"x": x[:2]}], mode)
     run.check_clean()
     np.testing.assert_allclose(answers["0:y"], dense_reference(x), rtol=1e-5)
-    assert "refused: Shape mismatch (2, 6) vs [3, 6]" in run.out
+    assert "refused: Shape mismatch torch.Size([2, 6]) vs [3, 6]" in run.out
 
 
 @MODES

@@ -54,7 +54,8 @@ def test_a_good_program(tmp_path, module):
 def test_the_status_is_the_programs(tmp_path, program, status):
     done = run(tmp_path, program, "--check")
     assert done.returncode == status, done.stderr
-    assert "runpy" not in done.stderr
+    assert "acl_sim/__main__.py" not in done.stderr
+    assert "importlib" not in done.stderr
     assert "acl_sim ledger" in done.stderr
 
 
@@ -93,6 +94,64 @@ def test_what_is_freed_at_exit_has_not_leaked(tmp_path):
     program += "atexit.register(lambda: acl.rt.free(p))\n"
     done = run(tmp_path, program, "--check")
     assert done.returncode == 0, done.stderr
+
+
+HOLDER = """
+import acl
+{}
+class Holder:
+    def __init__(self):
+        acl.rt.set_device(0)
+        self.ptr, self.free = acl.rt.malloc(5, 0)[0], acl.rt.free
+    def __del__(self):
+        self.free(self.ptr)
+holder = Holder()
+"""
+
+
+@pytest.mark.parametrize(
+    "keeper",
+    [
+        "import multiprocessing",  # it knows the program's module as __mp_main__, too
+        "import sys; sys.kept = sys.modules['__main__']",
+        "import threading; threading.Thread(target=lambda: holder).start()",
+    ],
+)
+def test_what_the_end_of_the_program_frees_has_not_leaked(tmp_path, keeper):
+    done = run(tmp_path, HOLDER.format(keeper), "--check")
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_the_program_is_the_main_module(tmp_path):
+    program = "import sys, __main__\nhere = 1\nprint(__main__.here, sys.modules['__main__'].__dict__ is globals(), __spec__)\n"
+    assert run(tmp_path, program).stdout == "1 True None\n"
+
+
+def test_packages_and_folders_run(tmp_path):
+    (tmp_path / "tool").mkdir()
+    (tmp_path / "tool/__init__.py").write_text("")
+    (tmp_path / "tool/part.py").write_text("word = 'part'\n")
+    (tmp_path / "tool/__main__.py").write_text("from .part import word\nimport sys\nprint(word, __package__, sys.argv[1:])\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/__main__.py").write_text("import sys, near\nprint(near.word, __name__, sys.argv)\n")
+    (tmp_path / "folder/near.py").write_text("word = 'near'\n")
+    env = {**os.environ, "PYTHONPATH": SOURCE}
+    for target, expected in ((["-m", "tool"], "part tool ['x']\n"), (["folder"], "near __main__ ['folder', 'x']\n")):
+        done = subprocess.run(
+            [sys.executable, "-m", "acl_sim", *target, "x"], cwd=tmp_path, capture_output=True, text=True, timeout=100, env=env
+        )
+        assert (done.returncode, done.stdout) == (0, expected), done.stderr
+
+
+@pytest.mark.parametrize("target", [["-m", "no_such"], ["no_such.py"]])
+def test_a_program_that_is_not_there(tmp_path, target):
+    done = subprocess.run(
+        [sys.executable, "-m", "acl_sim", *target], cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": SOURCE},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"cannot run {target[-1]!r}: no such" in done.stderr
 
 
 def test_spinning_report_threads_do_not_keep_the_process(tmp_path):

@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import importlib.util
 import os
-import runpy
 import sys
 import threading
 import traceback
+import weakref
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from acl_sim import _serve
@@ -55,23 +57,55 @@ def _status(error: BaseException | None) -> int:
 
 
 def _is_machinery(code: CodeType) -> bool:
-    return code.co_filename == __file__ or "runpy" in code.co_filename
+    return code.co_filename == __file__ or "importlib" in code.co_filename
+
+
+def _find(name: str) -> ModuleSpec | None:
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        return importlib.util.find_spec(f"{name}.__main__")
+    return spec
 
 
 def _execute(program: str, module: bool) -> int:
-    """Run the program to its end and let go of everything it held, so that its `__del__` methods have run."""
+    """Run the program as the module __main__, which stays in sys.modules until `_tear_down`; returns the exit status."""
+    main = sys.modules["__main__"] = ModuleType("__main__")
     try:
-        namespace: Any
-        if module:
-            namespace = runpy.run_module(program, run_name="__main__", alter_sys=True)
+        if module or not Path(program).is_file():
+            spec = _find(program) if module else PathFinder.find_spec("__main__", [program])
+            code: CodeType | None = getattr(spec.loader, "get_code")(spec.name) if spec is not None else None  # noqa: B009
+            if spec is None or code is None:
+                raise ImportError(f"cannot run {program!r}: no such {'module' if module else 'program'}")
+            vars(main).update(__file__=spec.origin, __loader__=spec.loader, __package__=spec.parent)
+            main.__spec__ = spec if module else None
+            if module:
+                sys.argv[0] = spec.origin or program
+            else:  # a folder or an archive: its modules are beside its __main__
+                sys.path[0] = program
         else:
-            namespace = runpy.run_path(program, run_name="__main__")
-        del namespace
-        status = _status(None)
+            vars(main).update(__file__=program, __package__=None)
+            code = compile(Path(program).read_bytes(), program, "exec")
+        exec(code, vars(main))
+        return _status(None)
     except BaseException as error:
-        status = _status(error)
+        return _status(error)
+
+
+def _tear_down() -> None:
+    """Let go of the program's module as the interpreter does when it ends, so that its `__del__` methods have run.
+
+    Out of sys.modules first, under all its names (multiprocessing adds one); objects then die with their globals still there.
+    """
+    main = weakref.ref(sys.modules["__main__"])
+    for name in [name for name, module in sys.modules.items() if module is main()]:
+        del sys.modules[name]
     gc.collect()
-    return status
+    held = main()
+    if held is not None:  # somebody else has it: the interpreter then empties it, in this order
+        names = [name for name in vars(held) if name != "__builtins__"]
+        for name in sorted(names, key=lambda name: name[:1] != "_" or name[:2] == "__"):
+            vars(held)[name] = None
+        gc.collect()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,13 +122,15 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, str(Path.cwd()))
     else:
         sys.path.insert(0, str(Path(options.program).resolve().parent))
+    ours = sys.modules["__main__"]
     status = _execute(options.program, options.module)
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     # Programs free things at exit, too: only what is left after that has leaked.
     atexit._run_exitfuncs()
-    gc.collect()
+    _tear_down()
+    sys.modules["__main__"] = ours
     with machine.lock:
         return _close(machine.ledger, options.report, options.check, status)
 

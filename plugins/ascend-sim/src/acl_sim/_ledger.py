@@ -14,7 +14,7 @@ def caller_site() -> str:
     """`file:line` of the innermost frame outside the simulator: whoever is to be told."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
+        name = frame.f_globals.get("__name__") or ""  # None in a module that the interpreter has emptied
         if name != "acl_sim" and not name.startswith("acl_sim."):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         if frame.f_back is None:

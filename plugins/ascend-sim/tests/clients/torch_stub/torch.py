@@ -27,6 +27,15 @@ class device:  # noqa: N801  PyTorch's name
         self.index = int(index) if index else None
 
 
+class Size(tuple):
+    """A shape, which prints as PyTorch's."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return f"torch.Size({list(self)})"
+
+
 class Tensor:
     """A dense CPU tensor; `array` owns its memory."""
 
@@ -36,7 +45,7 @@ class Tensor:
 
     @property
     def shape(self):
-        return self.array.shape
+        return Size(self.array.shape)
 
     def to(self, target, dtype):
         if target.type != "cpu":
