@@ -190,3 +190,28 @@ def test_calls_are_cheap():
             acl.rt.memcpy(ptr, 64, host, 64, 1)
         best = min(best, (time.thread_time() - begin) / 200)
     assert best < 100e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "least"), [(["--real-time"], 0.1), (["--real-time", "2"], 0.2), (["--real-time=.5"], 0.05)]
+)
+def test_real_time(tmp_path, options, least):
+    """A copy of 100 ms; a program's own --real-time is left to it."""
+    profile = tmp_path / "slow.json"
+    profile.write_text('{"copy_overhead_us": 100000}')
+    program = (
+        "import acl, sys, time\nacl.rt.set_device(0)\nd = acl.rt.malloc(8, 0)[0]\nh = acl.rt.malloc_host(8)[0]\n"
+        "begin = time.monotonic()\nacl.rt.memcpy(d, 8, h, 8, 1)\nprint(time.monotonic() - begin, *sys.argv[1:])\n"
+    )
+    done = run(tmp_path, program, *options, "--device-time", str(profile), args=["--real-time", "x"])
+    assert done.returncode == 0, done.stderr
+    seconds, *args = done.stdout.split()
+    assert float(seconds) >= least
+    assert args == ["--real-time", "x"]
+    assert "real time: the simulator was slower than the model by" in done.stderr
+
+
+def test_real_time_by_the_environment(tmp_path):
+    done = run(tmp_path, LEAKING, env={"ACL_SIM_REAL_TIME": "1"})
+    assert "real time: " in done.stderr
+    assert "real time: " not in run(tmp_path, LEAKING, "--real-time", "0", env={"ACL_SIM_REAL_TIME": "1"}).stderr

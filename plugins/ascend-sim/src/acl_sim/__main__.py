@@ -10,6 +10,7 @@ import atexit
 import gc
 import importlib.util
 import os
+import re
 import sys
 import threading
 import traceback
@@ -30,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m acl_sim", description="Run a pyACL program without a card.")
     parser.add_argument("--tolerant", action="store_true", help="write undefined behaviour down and go on")
     parser.add_argument("--device-time", metavar="MODEL", help='"none", "310p", affine:US,US_PER_ROW, or a JSON file')
+    parser.add_argument(
+        "--real-time", metavar="FACTOR", type=float, help="sleep for so many times the modelled time; 1 without a number"
+    )
     parser.add_argument("--devices", type=int, metavar="N", help="number of cards")
     parser.add_argument("--run-mode", choices=("host", "device"), help="a card in a host, or a board")
     parser.add_argument("--report", metavar="FILE", type=Path, help="write the ledger there as JSON")
@@ -38,6 +42,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("args", nargs=argparse.REMAINDER, metavar="ARGS")
     return parser
+
+
+def _with_factor(argv: list[str]) -> list[str]:
+    """Give a bare --real-time its 1: argparse would take PROGRAM for its number."""
+    takes_value = ("--device-time", "--devices", "--run-mode", "--report")
+    for at, word in enumerate(argv):
+        if word == "--real-time" and not re.fullmatch(r"[0-9.]+(e-?[0-9]+)?", "".join(argv[at + 1 : at + 2])):
+            return [*argv[:at], "--real-time=1", *argv[at + 1 :]]
+        if not word.startswith("-") and (at == 0 or argv[at - 1] not in takes_value):
+            break  # PROGRAM: the rest is its own
+    return argv
 
 
 def _status(error: BaseException | None) -> int:
@@ -110,9 +125,9 @@ def _tear_down() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """See the module's docstring; returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(_with_factor(sys.argv[1:] if argv is None else argv))
     changes: dict[str, Any] = {"strict": False} if options.tolerant else {}
-    for name in ("device_time", "devices", "run_mode"):
+    for name in ("device_time", "devices", "run_mode", "real_time"):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
     machine = replace_machine(Config.from_environment(), **changes)

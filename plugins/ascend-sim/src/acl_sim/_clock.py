@@ -2,7 +2,7 @@
 
 Each host thread has a cursor: its own virtual time in microseconds. Work put on a stream waits there; it is placed on
 its engine and run only when someone has to know (a synchronisation, a query, a pumped report), always in order of
-virtual start time, so a program gives the same times on every run.
+virtual start time, so a program gives the same times on every run. Real-time mode is another matter: see `_pace.py`.
 
 A thread is, for the clock, in one of three states:
 
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from acl_sim._ledger import caller_site
+from acl_sim._pace import SPIN_S, Pace, sleep_with_gil
 from acl_sim._reports import ENDED
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class Clock:
         self._effects: list[tuple[float, int, Task]] = []
         self._sequence = 0
         self._waiters = 0
+        self._next_start = 0.0  # of the task that the last "behind" of `advance` was about
+        self.pace = Pace(machine.config.real_time) if machine.config.real_time else None
 
     # Threads
 
@@ -169,9 +172,34 @@ class Clock:
         if thread.state == "idle":
             thread.cursor = max(thread.cursor, self._last_cursor)
         thread.state = "running"
+        self.catch_up(thread)
         if len(self.threads) > 1:
             thread.cursor = self.gil.free_from(thread.cursor)
         return thread
+
+    def catch_up(self, thread: HostThread) -> None:
+        """In real-time mode: code of the client's has run, and took the time that it took."""
+        if self.pace is not None:
+            thread.cursor = max(thread.cursor, self.pace.now())
+
+    def keep_pace(self, thread: HostThread, *, holds_gil: bool) -> None:
+        """In real-time mode: do not return before the real time that belongs to the thread's cursor.
+
+        With the GIL the sleep holds it, and the machine's lock: nobody else makes progress. Decision: Python drops the GIL
+        between two slices of it, so that signals are handled; others then run for one switch interval at most.
+        Without, both are let go, and other threads work on.
+        """
+        pace = self.pace
+        if pace is None:
+            return
+        pace.forgive(thread.cursor)
+        while (left := pace.seconds_until(thread.cursor)) > 0:
+            if left <= SPIN_S:
+                continue
+            if holds_gil:
+                sleep_with_gil(left - SPIN_S)
+            else:
+                self._lock.wait(left - SPIN_S)
 
     def leave(self, thread: HostThread, started: float, *, holds_gil: bool) -> None:
         """The call ends; one that held the GIL pushes whoever runs in the same stretch of virtual time."""
@@ -182,6 +210,7 @@ class Clock:
                 thread.cursor = self.gil.free_from(thread.cursor)
         if thread.state == "idle":
             return  # a poll that found nothing: no time passed
+        self.keep_pace(thread, holds_gil=holds_gil)
         self._last_cursor = thread.cursor
         self._note_time(thread.cursor)
         if self._waiters:
@@ -285,8 +314,9 @@ class Clock:
                 if limit < math.inf or not targets:
                     self._run_effects(limit)
                 return "stalled" if blocked else "empty"
-            if waiter is not None and any(t.state == "running" and t.cursor < best_start for t in self._others(waiter)):
+            if waiter is not None and self._may_come_earlier(waiter, best_start):
                 self._run_effects(min(limit, best_start))
+                self._next_start = best_start
                 return "behind"
             if best_start > limit:
                 self._run_effects(limit)
@@ -295,6 +325,12 @@ class Clock:
             self._schedule(best, best_start)
             if self._waiters > 1:
                 self._wake(waiter)
+
+    def _may_come_earlier(self, waiter: HostThread, start: float) -> bool:
+        """Whether another thread might still submit something for an earlier time than `start`."""
+        if self.pace is not None and self.pace.now() >= start:
+            return False
+        return any(t.state == "running" and t.cursor < start for t in self._others(waiter))
 
     def _schedule(self, task: Task, start: float) -> None:
         stream = task.stream
@@ -417,7 +453,13 @@ class Clock:
         return ""
 
     def let_others_go_on(self, thread: HostThread) -> None:
-        """Give running threads real time to submit what comes earlier; whoever makes no call in it counts as idle."""
+        """Give running threads real time to submit what comes earlier; whoever makes no call in it counts as idle.
+
+        In real-time mode they have until the next task's start comes, and nobody needs to be idle.
+        """
+        if self.pace is not None:
+            self._lock.wait(max(0.0, self.pace.seconds_until(self._next_start)))
+            return
         behind = [(t, t.beats) for t in self._others(thread) if t.state == "running"]
         patience_ends = time.monotonic() + GRACE_S
         while all(t.state == "running" and t.beats == beats for t, beats in behind):
@@ -451,6 +493,13 @@ class Clock:
                     self.let_others_go_on(thread)
                     continue
                 producers = [t for t in self._others(thread) if not t.pumping]
+                if self.pace is not None and producers:
+                    left = self.pace.seconds_until(deadline)
+                    if left <= 0:
+                        thread.cursor = max(thread.cursor, deadline)
+                        return False
+                    self._lock.wait(min(left, 0.05))
+                    continue
                 if verdict == "late" or not producers or real_left <= 0:
                     if verdict != "late" and producers:
                         # Somebody may yet come with earlier work: time passes here only as far as it has there.

@@ -52,6 +52,7 @@ class Ledger:
     busy_us: dict[str, float] = field(default_factory=dict)
     device_time_us: float = 0.0
     find_leaks: Callable[[], list[Leak]] = list
+    late_s: Callable[[], float | None] = lambda: None
 
     @property
     def leaks(self) -> list[Leak]:
@@ -87,6 +88,9 @@ class Ledger:
             lines.append(f"  leak {leak.kind} {leak.handle:#x}{size}, created at {leak.site}")
         busy = ", ".join(f"{engine} {us:.1f}" for engine, us in sorted(self.busy_us.items())) or "nothing"
         lines.append(f"  device time {self.device_time_us:.1f} us (modelled); busy us: {busy}")
+        late_s = self.late_s()
+        if late_s is not None:
+            lines.append(f"  real time: the simulator was slower than the model by {late_s * 1e3:.1f} ms in all")
         for model, gears in sorted(self.launches.items()):
             lines.append(f"  launches of {model}: " + ", ".join(f"{gear} x{n}" for gear, n in sorted(gears.items())))
         lines.append(f"  calls: {sum(self.calls.values())} of {len(self.calls)} functions")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 import sys
 import threading
@@ -80,6 +81,7 @@ class Config:
     device_time: str = "310p"
     faults: tuple[Fault, ...] = ()
     lost_devices: tuple[int, ...] = ()
+    real_time: float = 0.0  # real seconds per second of device time; 0: never sleep
 
     def __post_init__(self) -> None:
         """Refuse what no machine is like."""
@@ -87,11 +89,13 @@ class Config:
             raise ValueError(f"devices: expected 1 or more, got {self.devices}")
         if self.run_mode not in ("host", "device"):
             raise ValueError(f"run_mode: expected 'host' or 'device', got {self.run_mode!r}")
+        if not 0 <= self.real_time < math.inf:
+            raise ValueError(f"real_time: expected a factor of 0 or more, got {self.real_time}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Config:
         """The defaults, changed by ACL_SIM_DEVICES, _RUN_MODE, _SOC_NAME, _MEMORY_BYTES, _STRICT, _DEVICE_TIME, _FAULTS
-        (entries, or @FILE with one per line) and _LOST_DEVICES (numbers with commas).
+        (entries, or @FILE with one per line), _LOST_DEVICES (numbers with commas) and _REAL_TIME (a factor).
         """
         changes: dict[str, Any] = {}
         for entry in fields(cls):
@@ -100,6 +104,8 @@ class Config:
                 continue
             if entry.name in ("devices", "memory_bytes"):
                 changes[entry.name] = int(text)
+            elif entry.name == "real_time":
+                changes[entry.name] = float(text)
             elif entry.name == "strict":
                 changes[entry.name] = text.lower() not in ("0", "false", "no", "off")
             elif entry.name == "faults":
@@ -152,7 +158,7 @@ class Machine:
         self.strict = config.strict
         self.profile: Profile = load_profile(config.device_time)
         self.lock = threading.Condition(threading.RLock())
-        self.ledger = Ledger(find_leaks=self._leaks)
+        self.ledger = Ledger(find_leaks=self._leaks, late_s=lambda: self.clock.pace.late_s if self.clock.pace else None)
         self.clock = Clock(self, self.lock)
         self.handles = Handles(self)
         self.memory = Memory(self)

@@ -709,6 +709,7 @@ def process_report(timeout_ms: int) -> int:
     for report in reports:
         with here.lock:
             thread.cursor = max(thread.cursor, report.at)
+            here.clock.keep_pace(thread, holds_gil=False)
             here.clock.mark_synced(report.task)
         try:
             report.function(report.user_data)
@@ -717,6 +718,7 @@ def process_report(timeout_ms: int) -> int:
         except BaseException as error:  # a Violation, or Ctrl-C: not the client's to handle
             fatal = fatal or error
         with here.lock:
+            here.clock.catch_up(thread)
             here.clock.finish_callback(report.task, thread.cursor)
     with here.lock:
         group.running -= 1

@@ -204,6 +204,7 @@ def stop_thread(ident: int) -> int:
     with here.lock:
         own.state = "running"
         own.cursor = max(own.cursor, thread.cursor)
+        here.clock.catch_up(own)
     if thread.failure is not None:
         raise RuntimeError(f"exception={type(thread.failure).__name__},msg=thread call failed;") from thread.failure
     return 0
