@@ -453,7 +453,7 @@ def test_the_ledgers_keys():
     rt.set_device(0)
     testing.ledger().launch("net", "4")
     account = json.loads(testing.ledger().to_json())
-    assert list(account) == ["leaks", "violations", "calls", "device_time_us", "busy_us", "launches"]
+    assert list(account) == ["leaks", "violations", "calls", "device_time_us", "busy_us", "profile", "launches"]
     assert account["calls"] == {"acl.rt.set_device": 1}
     assert account["launches"] == {"net": {"4": 1}}
     assert "net: 4 x1" in testing.ledger().to_text()

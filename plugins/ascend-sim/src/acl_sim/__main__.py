@@ -30,7 +30,12 @@ CHECK_FAILED = 3
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m acl_sim", description="Run a pyACL program without a card.")
     parser.add_argument("--tolerant", action="store_true", help="write undefined behaviour down and go on")
-    parser.add_argument("--device-time", metavar="MODEL", help='"none", "310p", affine:US,US_PER_ROW, or a JSON file')
+    parser.add_argument(
+        "--device-time",
+        metavar="MODEL",
+        help="what things cost: 310p (default; acl_sim/profiles/310p.json says where its figures come from), none, "
+        "affine:US,US_PER_ROW, or a JSON file like 310p.json",
+    )
     parser.add_argument(
         "--real-time", metavar="FACTOR", type=float, help="sleep for so many times the modelled time; 1 without a number"
     )

@@ -44,13 +44,14 @@ class ViolationRecord:
 
 @dataclass
 class Ledger:
-    """The account of one machine. `to_json` has exactly the keys that the issue names."""
+    """The account of one machine. `profile` names the model that `device_time_us` and `busy_us` come from."""
 
     calls: Counter[str] = field(default_factory=Counter)
     violations: list[ViolationRecord] = field(default_factory=list)
     launches: dict[str, Counter[str]] = field(default_factory=dict)
     busy_us: dict[str, float] = field(default_factory=dict)
     device_time_us: float = 0.0
+    profile: str = "none"
     find_leaks: Callable[[], list[Leak]] = list
     late_s: Callable[[], float | None] = lambda: None
 
@@ -64,13 +65,14 @@ class Ledger:
         self.launches.setdefault(str(model), Counter())[str(gear)] += 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The ledger as plain data: leaks, violations, calls, device_time_us, busy_us, launches."""
+        """The ledger as plain data: leaks, violations, calls, device_time_us, busy_us, profile, launches."""
         return {
             "leaks": [{"kind": leak.kind, "handle": leak.handle, "size": leak.size, "site": leak.site} for leak in self.leaks],
             "violations": [{"rule": v.rule, "text": v.text, "site": v.site} for v in self.violations],
             "calls": dict(sorted(self.calls.items())),
             "device_time_us": self.device_time_us,
             "busy_us": dict(sorted(self.busy_us.items())),
+            "profile": self.profile,
             "launches": {model: dict(sorted(gears.items())) for model, gears in sorted(self.launches.items())},
         }
 
@@ -87,7 +89,7 @@ class Ledger:
             size = "" if leak.size is None else f", {leak.size} bytes"
             lines.append(f"  leak {leak.kind} {leak.handle:#x}{size}, created at {leak.site}")
         busy = ", ".join(f"{engine} {us:.1f}" for engine, us in sorted(self.busy_us.items())) or "nothing"
-        lines.append(f"  device time {self.device_time_us:.1f} us (modelled); busy us: {busy}")
+        lines.append(f"  device time {self.device_time_us:.1f} us (modelled by {self.profile}); busy us: {busy}")
         late_s = self.late_s()
         if late_s is not None:
             lines.append(f"  real time: the simulator was slower than the model by {late_s * 1e3:.1f} ms in all")

@@ -158,7 +158,11 @@ class Machine:
         self.strict = config.strict
         self.profile: Profile = load_profile(config.device_time)
         self.lock = threading.Condition(threading.RLock())
-        self.ledger = Ledger(find_leaks=self._leaks, late_s=lambda: self.clock.pace.late_s if self.clock.pace else None)
+        self.ledger = Ledger(
+            profile=self.profile.name,
+            find_leaks=self._leaks,
+            late_s=lambda: self.clock.pace.late_s if self.clock.pace else None,
+        )
         self.clock = Clock(self, self.lock)
         self.handles = Handles(self)
         self.memory = Memory(self)
