@@ -61,6 +61,9 @@ NUMPY_TYPES: Final[Mapping[int, np.dtype[Any]]] = {
 
 CUBE_OPERATORS: Final = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
 
+#: Names of the nodes that only give an input or output another type begin so: no precision mode rounds in them.
+BORDER_CAST: Final = "acl_sim_border_cast_"
+
 _FP16: Final = TensorProto.FLOAT16
 _BF16: Final = TensorProto.BFLOAT16
 _MODES: Final[Mapping[str, tuple[int, bool, bool] | None]] = {
@@ -191,6 +194,66 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
                 yield from tensors(attribute.g)
             for inner in attribute.graphs:
                 yield from tensors(inner)
+
+
+def select_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Make these tensors the model's outputs, in this order, and drop what none of them needs; the inputs stay.
+
+    Raises:
+        ComputeError: the type of one of them cannot be inferred.
+    """
+    graph = model.graph
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    known = {value.name: value for value in (*inferred.input, *inferred.value_info, *inferred.output)}
+    outputs = []
+    for name in names:
+        if name not in known or not known[name].type.tensor_type.elem_type:
+            raise ComputeError(f"the type of tensor {name!r} is not known")
+        outputs.append(helper.make_tensor_value_info(name, known[name].type.tensor_type.elem_type, None))
+    needed = set(names)
+    nodes = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(_names_read(node))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(nodes)]
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    dropped = {tensor.name for tensor in graph.initializer} - needed
+    inputs = [value for value in graph.input if value.name not in dropped]
+    for field, items in ((graph.node, kept), (graph.initializer, weights), (graph.input, inputs), (graph.output, outputs)):
+        del field[:]
+        field.extend(items)
+
+
+def _names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the tensors that a node reads, those of the graphs inside it too, which see the ones around."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from (value.name for value in inner.output)
+            for each in inner.node:
+                yield from _names_read(each)
+
+
+def retype_input(model: onnx.ModelProto, index: int, element: int) -> str:
+    """Give an input another type, with a Cast behind it; returns the input's new name."""
+    value = graph_inputs(model)[index]
+    original, name = value.name, f"{value.name}__{TensorProto.DataType.Name(element).lower()}"
+    cast = helper.make_node("Cast", [name], [original], BORDER_CAST + original, to=value.type.tensor_type.elem_type)
+    value.name = name
+    value.type.tensor_type.elem_type = element
+    model.graph.node.insert(0, cast)
+    return name
+
+
+def retype_output(model: onnx.ModelProto, index: int, element: int) -> str:
+    """Give an output another type, with a Cast before it; returns the output's new name."""
+    value = model.graph.output[index]
+    original, name = value.name, f"{value.name}__{TensorProto.DataType.Name(element).lower()}"
+    model.graph.node.append(helper.make_node("Cast", [original], [name], BORDER_CAST + original, to=element))
+    value.name = name
+    value.type.tensor_type.elem_type = element
+    return name
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -357,7 +420,7 @@ class _Rounding:
                 self._nodes.append(node)
                 continue
             on_data.update(name for name in node.output if name)
-            if self._only_cube and node.op_type not in CUBE_OPERATORS:
+            if node.name.startswith(BORDER_CAST) or (self._only_cube and node.op_type not in CUBE_OPERATORS):
                 self._nodes.append(node)
                 continue
             shape_inputs = _SHAPE_INPUTS.get(node.op_type, frozenset())

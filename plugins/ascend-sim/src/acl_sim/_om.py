@@ -294,23 +294,27 @@ def dump(content: Model | Bundle) -> bytes:
     if isinstance(content, Bundle):
         files = [dump(model) for model in content.models]
         return _seal(1, {"sizes": [len(file) for file in files]}, b"".join(files))
-    header = {
-        "name": content.name,
-        "inputs": [_tensor_fields(tensor) for tensor in content.inputs],
-        "outputs": [_tensor_fields(tensor) for tensor in content.outputs],
-        "gear_kind": content.gear_kind.value,
-        "gears": content.gears,
-        "output_shapes": content.output_shapes,
-        "shape_order": content.shape_order,
-        "ranges": content.ranges,
-        "precision_mode": content.precision_mode,
-        "soc_version": content.soc_version,
-        "aipp": [None if config is None else config.to_fields() for config in content.aipp],
-        "weight_bytes": content.weight_bytes,
-        "work_bytes": content.work_bytes,
-        "flops": content.flops,
+    return _seal(0, describe(content), content.graph)
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Return what a model's header says, as plain data: all of it but the graph."""
+    return {
+        "name": model.name,
+        "inputs": [_tensor_fields(tensor) for tensor in model.inputs],
+        "outputs": [_tensor_fields(tensor) for tensor in model.outputs],
+        "gear_kind": model.gear_kind.value,
+        "gears": model.gears,
+        "output_shapes": model.output_shapes,
+        "shape_order": model.shape_order,
+        "ranges": model.ranges,
+        "precision_mode": model.precision_mode,
+        "soc_version": model.soc_version,
+        "aipp": [None if config is None else config.to_fields() for config in model.aipp],
+        "weight_bytes": model.weight_bytes,
+        "work_bytes": model.work_bytes,
+        "flops": model.flops,
     }
-    return _seal(0, header, content.graph)
 
 
 def write(path: Path, content: Model | Bundle) -> None:

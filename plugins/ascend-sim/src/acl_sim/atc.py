@@ -7,11 +7,12 @@ starts with "Decision:".
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NoReturn, TextIO
@@ -29,7 +30,10 @@ from acl_sim._compute import (
     Shape,
     graph_inputs,
     infer,
+    retype_input,
+    retype_output,
     run_on_zeros,
+    select_outputs,
     tensors,
     with_free_shapes,
 )
@@ -59,8 +63,13 @@ _FLAGS: Final[Mapping[str, str]] = {
     "precision_mode": ", ".join(_om.PRECISION_MODES) + "; default force_fp16",
     "precision_mode_v2": "fp16, origin, cube_fp16in_fp32out, mixed_float16, mixed_bfloat16",
     "insert_op_conf": "AIPP configuration file",
+    "out_nodes": 'outputs of the model to write, in order: "node:0;node2:1", or names of tensors',
+    "output_type": 'type of all outputs: FP32, FP16, UINT8, INT8, ...; or, with --out_nodes, of some: "node:0:FP16"',
+    "input_fp16_nodes": 'inputs that take FP16: "name;name2"',
     "log": "debug, info, warning, error, null (default)",
-    "mode": "0: make a model, the one that is simulated",
+    "mode": "0: make a model (default); 1: write what --om holds to --json; 6: show what --om holds",
+    "om": "with mode 1 or 6: path of the .om",
+    "json": "with mode 1: path of the JSON file to write",
     "host_env_os": "operating system of the host that will load the model",
     "host_env_cpu": "processor of that host",
 }
@@ -69,8 +78,6 @@ _IGNORED: Final = frozenset(
     [
         "weight",
         "check_report",
-        "json",
-        "om",
         "singleop",
         "aicore_num",
         "core_type",
@@ -85,7 +92,6 @@ _IGNORED: Final = frozenset(
         "enable_single_stream",
         "enable_small_channel",
         "fusion_switch_file",
-        "input_fp16_nodes",
         "is_input_adjust_hw_layout",
         "is_output_adjust_hw_layout",
         "keep_dtype",
@@ -100,8 +106,6 @@ _IGNORED: Final = frozenset(
         "op_precision_mode",
         "op_select_implmode",
         "optypelist_for_implmode",
-        "out_nodes",
-        "output_type",
         "modify_mixlist",
         "display_model_info",
         "save_original_model",
@@ -132,6 +136,19 @@ _PRECISION_V2: Final[Mapping[str, str]] = {
     "mixed_float16": "allow_mix_precision_fp16",
     "mixed_bfloat16": "allow_mix_precision_bf16",
 }
+_OUTPUT_TYPES: Final[Mapping[str, int]] = {
+    "FP32": TensorProto.FLOAT,
+    "FP16": TensorProto.FLOAT16,
+    "UINT8": TensorProto.UINT8,
+    "INT8": TensorProto.INT8,
+    "UINT16": TensorProto.UINT16,
+    "INT16": TensorProto.INT16,
+    "UINT32": TensorProto.UINT32,
+    "INT32": TensorProto.INT32,
+    "UINT64": TensorProto.UINT64,
+    "INT64": TensorProto.INT64,
+    "DOUBLE": TensorProto.DOUBLE,
+}
 # Their results have a size that the data decides: no gear, and no output size, can be given for them (5.4, last point).
 _DATA_SHAPED: Final = frozenset({"NonZero", "Unique", "NonMaxSuppression", "Compress", "StringSplit"})
 
@@ -142,6 +159,7 @@ _TITLES: Final[Mapping[str, str]] = {
         ("E10009", "E10018", "E10035", "E10036", "E10037", "E10038", "E10039"), "Invalid_Argument_Tensor_Dynamic_Shape"
     ),
     "E10016": "Invalid_Argument_Operator_Name",
+    "E10017": "Invalid_Argument_Operator_Name",
     "E13000": "File_Operation_Error",
     "E13001": "File_Operation_Error",
     "E16002": "Invalid_Model",
@@ -177,6 +195,7 @@ class FlagError(Exception):
 class _Report:
     """What one run has to say beside its result."""
 
+    lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     recorded: list[Problem] = field(default_factory=list)
 
@@ -208,6 +227,8 @@ def run(argv: Sequence[str], out: TextIO, err: TextIO, now: Callable[[], datetim
     except AtcError as error:
         print("...", file=out)
         return _fail(out, [*report.recorded, *error.problems], now)
+    for line in report.lines:
+        print(line, file=out)
     print("...", file=out)
     print(SUCCESS, file=out)
     for note in report.notes:
@@ -315,9 +336,12 @@ def _check_enumerated(flags: Mapping[str, str]) -> None:
 
 
 def _convert(flags: Mapping[str, str], report: _Report) -> None:
-    """Do the work of mode 0, its checks in the order of 5.1."""
-    if flags.get("mode", "0") != "0":
-        _refuse("E19999", f"acl_sim: mode {flags['mode']} is not simulated; mode 0 makes a model.")
+    """Do the work of a mode; the checks of mode 0 in the order of 5.1."""
+    mode = flags.get("mode", "0")
+    if mode in ("1", "6"):
+        return _describe(flags, report)
+    if mode != "0":
+        _refuse("E19999", f"acl_sim: mode {mode} is not simulated; mode 0 makes a model, modes 1 and 6 describe one.")
     framework = flags.get("framework", "")
     if framework not in ("0", "1", "3", "5"):
         _refuse(
@@ -359,14 +383,54 @@ def _convert(flags: Mapping[str, str], report: _Report) -> None:
     request = _requested_shapes(shape_text, range_text, bool(gear_flags), report)
     kind, gears = _requested_gears(flags, gear_flags, request, input_format, report)
     aipp_text = _aipp_text(flags)
-    for name in sorted(_IGNORED & set(flags)):
+    for name in sorted((_IGNORED | {"om", "json"}) & set(flags)):
         report.notes.append(f"--{name} has no effect in the simulator")
+    out_nodes = _requested_outputs(flags.get("out_nodes", ""))
     graph = _load(model_path, report)
-    model = _compile(_Job(target.stem, graph, request, kind, gears, input_format, precision, flags["soc_version"], aipp_text))
+    job = _Job(target.stem, graph, request, kind, gears, input_format, precision, flags["soc_version"], aipp_text)
+    fp16_inputs = _fp16_inputs(flags.get("input_fp16_nodes", ""), graph)
+    model = _compile(job, _outputs(graph, out_nodes, flags.get("output_type", "")), fp16_inputs)
     try:
         _om.write(target, model)
     except OSError as error:
         _refuse("E13001", f"Cannot write file [{target}]: {error.strerror or error}.")
+
+
+def _describe(flags: Mapping[str, str], report: _Report) -> None:
+    """Modes 1 and 6: what a file of ours holds.
+
+    Decision: mode 1 writes the simulator's own header, not the vendor's; a file that is none of ours is E16005.
+    """
+    names = ("om", "json") if flags["mode"] == "1" else ("om",)
+    for name in names:
+        if not flags.get(name, ""):
+            _refuse("E10004", f"Parameter [--{name}] is empty; [--mode={flags['mode']}] needs it.")
+    try:
+        content = _om.read(Path(flags["om"]))
+    except _om.OmPathError as error:
+        _refuse("E13000", f"Path [{flags['om']}] of parameter [--om] is invalid: {error}.")
+    except _om.OmDataError as error:
+        _refuse("E16005", f"The model file [{flags['om']}] cannot be parsed: {error}.")
+    models = content.models if isinstance(content, _om.Bundle) else (content,)
+    if flags["mode"] == "1":
+        described = [_om.describe(model) for model in models]
+        text = json.dumps(described if isinstance(content, _om.Bundle) else described[0], indent=2)
+        try:
+            Path(flags["json"]).write_text(text + "\n", encoding="utf-8")
+        except (OSError, ValueError) as error:
+            _refuse("E13001", f"Cannot write file [{flags['json']}]: {error}.")
+        return
+    for model in models:
+        report.lines += [
+            "============ Display Model Info start ============",
+            f"system   info: atc_version[acl_sim], soc_version[{model.soc_version}], framework_type[5].",
+            f"resource info: memory_size[{model.work_bytes} B], weight_size[{model.weight_bytes} B].",
+            f"om       info: name[{model.name}], precision_mode[{model.precision_mode}], graph_size[{len(model.graph)} B].",
+            *(f"input    info: {tensor.name}, type {tensor.acl_type}, dims {list(tensor.dims)}" for tensor in model.inputs),
+            *(f"output   info: {tensor.name}, type {tensor.acl_type}, dims {list(tensor.dims)}" for tensor in model.outputs),
+            *(f"gear     info: {model.gear_kind.value} {list(gear)}" for gear in model.gears),
+            "============ Display Model Info end   ============",
+        ]
 
 
 def _check_model_path(path: Path) -> None:
@@ -644,6 +708,123 @@ def _aipp_text(flags: Mapping[str, str]) -> str | None:
         _refuse("E13000", f"Path [{path}] of parameter [--insert_op_conf] is invalid: {error}.")
 
 
+def _requested_outputs(text: str) -> list[tuple[str, int | None]]:
+    """Read ``--out_nodes``: (node, index), or (name of a tensor, None), in order."""
+    form = "it looks like [node_name1:0;node_name1:1;node_name2:0], or is names of tensors without an index"
+    wanted: list[tuple[str, int | None]] = []
+    for item in filter(None, text.split(";")):
+        # Decision: the last colon counts: names in ONNX graphs may have some.
+        name, _, index = item.rpartition(":")
+        if name and not re.fullmatch("[0-9]+", index):
+            _refuse("E10001", f"Value [{item}] for parameter [--out_nodes] is invalid. Reason: the index is no number; {form}.")
+        if len(index) > 10 and name:
+            _refuse("E10013", f"Value [{item}] of parameter [--out_nodes] is out of range.")
+        if item.startswith(":"):
+            _refuse("E10001", f"Value [{item}] for parameter [--out_nodes] is invalid. Reason: no node is named; {form}.")
+        wanted.append((name, int(index)) if name else (item, None))
+    if len({index is None for _, index in wanted}) > 1:
+        _refuse("E10001", f"Value [{text}] for parameter [--out_nodes] is invalid. Reason: all or none have an index; {form}.")
+    if len(set(wanted)) < len(wanted):
+        # Decision: silent in the contract.
+        _refuse("E10001", f"Value [{text}] for parameter [--out_nodes] is invalid. Reason: an output is there twice.")
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One output of the model to write: who makes it, which tensor of the graph it is, its type if that is to change."""
+
+    node: str
+    index: int
+    tensor: str
+    element: int | None = None
+
+
+def _outputs(graph: onnx.ModelProto, wanted: Sequence[tuple[str, int | None]], type_text: str) -> list[_Output]:
+    """Settle which tensors come out, and in which types; the graph ends there from now on."""
+    made: dict[tuple[str, int], str] = {}
+    for number, node in enumerate(graph.graph.node):
+        name = node.name or f"{node.op_type}_{number}"
+        for index, tensor in enumerate(node.output):
+            made.setdefault((name, index), tensor)
+    makers = {tensor: place for place, tensor in made.items() if tensor}
+    if wanted:
+        names = [_wanted_tensor(made, name, index) for name, index in wanted]
+        if len(set(names)) < len(names):
+            _refuse("E10001", "Value for parameter [--out_nodes] is invalid. Reason: an output is there twice.")
+        try:
+            select_outputs(graph, names)
+        except ComputeError as error:
+            _refuse("E20001", f"Compiling the model for [--out_nodes] failed: {error}")
+    outputs: list[_Output] = []
+    for value in graph.graph.output:
+        node_name, position = makers.get(value.name, (value.name, 0))
+        outputs.append(_Output(node_name, position, value.name))
+    return _with_types(outputs, type_text, bool(wanted))
+
+
+def _wanted_tensor(made: Mapping[tuple[str, int], str], name: str, index: int | None) -> str:
+    if index is None:
+        if name not in made.values():
+            _refuse("E10016", f"Name [{name}] in [--out_nodes] is no tensor that the model computes.")
+        return name
+    indexes = [position for node, position in made if node == name]
+    if not indexes:
+        _refuse("E10016", f"Name [{name}] in [--out_nodes] is no node of the model.")
+    if index not in indexes or not made[name, index]:
+        _refuse(
+            "E10003",
+            f"Value [{name}:{index}] for parameter [--out_nodes] is invalid. Reason: the node has {len(indexes)} outputs.",
+        )
+    return made[name, index]
+
+
+def _with_types(outputs: Sequence[_Output], text: str, selected: bool) -> list[_Output]:
+    """Apply ``--output_type``: one type for all, or types of single outputs that ``--out_nodes`` names."""
+    if not text:
+        return list(outputs)
+    if ":" not in text:
+        return [replace(output, element=_output_type(text)) for output in outputs]
+    elements: dict[tuple[str, int], int] = {}
+    for item in filter(None, text.split(";")):
+        match = re.fullmatch(r"(.+):\s*([0-9]{1,10})\s*:([^:]*)", item)
+        if match is None:
+            _refuse(
+                "E10001",
+                f"Value [{item}] for parameter [--output_type] is invalid. Reason: it looks like [FP32], "
+                "or [node_name1:0:FP16;node_name2:0:FP32].",
+            )
+        place = match[1].strip(), int(match[2])
+        if not selected or place not in [(output.node, output.index) for output in outputs]:
+            _refuse(
+                "E10001",
+                f"Value [{item}] for parameter [--output_type] is invalid. "
+                f"Reason: [--out_nodes] must name [{place[0]}:{place[1]}].",
+            )
+        elements[place] = _output_type(match[3].strip())
+    return [replace(output, element=elements.get((output.node, output.index))) for output in outputs]
+
+
+def _output_type(text: str) -> int:
+    if text not in _OUTPUT_TYPES:
+        allowed = ", ".join(_OUTPUT_TYPES)
+        _refuse("E10001", f"Value [{text}] for parameter [--output_type] is invalid. Reason: simulated are {allowed}.")
+    return _OUTPUT_TYPES[text]
+
+
+def _fp16_inputs(text: str, graph: onnx.ModelProto) -> list[str]:
+    """Check ``--input_fp16_nodes`` against the graph. Decision: an input of any type can be fed in half precision."""
+    names = [value.name for value in graph_inputs(graph)]
+    nodes = {node.name for node in graph.graph.node}
+    wanted = list(filter(None, text.split(";")))
+    for name in wanted:
+        if name in nodes and name not in names:
+            _refuse("E10017", f"Name [{name}] in [--input_fp16_nodes] is no input of the model.")
+        if name not in names:
+            _refuse("E10016", f"Name [{name}] in [--input_fp16_nodes] is not in the model; its inputs are: {', '.join(names)}.")
+    return wanted
+
+
 def _load(path: Path, report: _Report) -> onnx.ModelProto:
     try:
         graph = onnx.load_model(str(path))  # external data too, from the model's own directory
@@ -696,7 +877,7 @@ class _Job:
     aipp_text: str | None
 
 
-def _compile(job: _Job) -> _om.Model:
+def _compile(job: _Job, results: Sequence[_Output], fp16_inputs: Sequence[str]) -> _om.Model:
     values = graph_inputs(job.graph)
     axes, order = _final_shapes(job, values)
     if job.gears or job.kind not in (GearKind.NONE, GearKind.RANGE):
@@ -710,11 +891,6 @@ def _compile(job: _Job) -> _om.Model:
     ranges = tuple(tuple((axis.low, axis.high) for axis in shape) for shape in axes) if job.kind is GearKind.RANGE else ()
     bounded = all(high != -1 for shape in ranges for _, high in shape)
     graph = with_free_shapes(job.graph, dims)
-    producers = {
-        name: (node.name or f"{node.op_type}_{number}", index)
-        for number, node in enumerate(graph.graph.node)
-        for index, name in enumerate(node.output)
-    }
     probes: list[tuple[Shape, ...]] = []
     if job.kind is GearKind.RANGE:
         if bounded:
@@ -726,10 +902,9 @@ def _compile(job: _Job) -> _om.Model:
     found = [_shapes_at(graph, shapes) for shapes in probes]
     per_gear = tuple(shapes for shapes, _ in found)
     outputs: list[_om.Tensor] = []
-    for index, value in enumerate(graph.graph.output):
-        node, position = producers.get(value.name, (value.name, 0))
+    for index, (value, result) in enumerate(zip(graph.graph.output, results, strict=True)):
         shape = _declared_output(graph, index, [shapes[index] for shapes in per_gear], job.kind)
-        outputs.append(_tensor(value, f"{node}:{position}:{value.name}", shape, job.input_format))
+        outputs.append(_tensor(value, f"{result.node}:{result.index}:{result.tensor}", shape, job.input_format))
     for value, output in zip(graph.graph.output, outputs, strict=True):
         value.type.tensor_type.shape.SetInParent()
         for axis, dim in enumerate(output.dims):
@@ -738,6 +913,20 @@ def _compile(job: _Job) -> _om.Model:
                 entry.dim_param = f"{value.name}_{axis}"
             else:
                 entry.dim_value = dim
+    for index, tensor in enumerate(inputs):
+        if tensor.name in fp16_inputs:
+            if aipp[index] is not None:
+                _refuse(
+                    "E10001",  # Decision: the manual excludes it, the contract has no code for it.
+                    f"Value [{tensor.name}] for parameter [--input_fp16_nodes] is invalid. "
+                    "Reason: [--insert_op_conf] says what this input takes.",
+                )
+            source = retype_input(graph, index, TensorProto.FLOAT16)
+            inputs[index] = replace(tensor, acl_type=_om.FLOAT16, source=source)
+    for index, result in enumerate(results):
+        if result.element is not None and ACL_TYPES[result.element] != outputs[index].acl_type:
+            source = retype_output(graph, index, result.element)
+            outputs[index] = replace(outputs[index], acl_type=ACL_TYPES[result.element], source=source)
     try:
         model = _om.Model(
             name=job.name,
