@@ -112,17 +112,165 @@ def test_a_weight_that_two_operators_share_and_a_constant_node(tmp_path):
     assert sum("w__rounded" in tensor.name for tensor in rounded.graph.initializer) == 1
 
 
-def test_branches_keep_their_insides(tmp_path):
-    def branch(name, factor):
-        node = helper.make_node("Mul", ["x", factor], [name])
-        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, F32, [2])])
+THIRD = np.float32(1 / 3)  # no half-precision number, nor is any product with it below
 
-    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch("p", "two"), else_branch=branch("q", "three"))]
-    weights = [("two", np.array([2.0003], np.float32)), ("three", np.array([3], np.float32))]
-    model = build(nodes, [("c", onnx.TensorProto.BOOL, []), ("x", F32, [2])], [("y", F32, [2])], weights)
-    x = np.array([1, 3], np.float32)
-    (y,) = compute(tmp_path, model, [np.array(True), x], "force_fp16")
-    np.testing.assert_array_equal(y, through(x * np.float32(2.0003), np.float16))
+
+def half(array):
+    return through(array, np.float16)
+
+
+def body(name, nodes, inputs, outputs, weights=()):
+    return helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info(n, kind, None if kind == F32 else []) for n, kind in inputs],
+        [helper.make_tensor_value_info(n, kind, None if kind == F32 else []) for n, kind in outputs],
+        [helper.make_tensor(n, F32, [1], [value]) for n, value in weights],
+    )
+
+
+BOOL = onnx.TensorProto.BOOL
+XS = np.array([1.1, 2.3, 3.7], np.float32)
+
+
+def test_branches_are_rounded_inside(tmp_path):
+    """Two operators in each branch, a weight of the branch's own and one from around; both branches use the same names."""
+
+    def branch(name, factor):
+        nodes = [helper.make_node("Mul", ["x", "f"], ["m"]), helper.make_node("Add", ["m", "third"], ["out"])]
+        return body(name, nodes, [], [("out", F32)], [("f", factor)])
+
+    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch("p", 2.0003), else_branch=branch("q", 0.1))]
+    model = build(nodes, [("c", BOOL, []), ("x", F32, [3])], [("y", F32, [3])], [("third", np.array([THIRD]))])
+    for yes, factor in ((True, 2.0003), (False, 0.1)):
+        (y,) = compute(tmp_path, model, [np.array(yes), XS], "force_fp16")
+        wanted = half(half(half(XS) * half(np.float32(factor))) + half(THIRD))
+        np.testing.assert_array_equal(y, wanted)
+        assert not np.array_equal(wanted, half(XS * np.float32(factor) + THIRD)), "rounding inside must show"
+    (y,) = compute(tmp_path, model, [np.array(True), XS], "force_fp32")
+    np.testing.assert_array_equal(y, XS * np.float32(2.0003) + THIRD)
+
+
+def loop(nodes):
+    """y = v after three turns of the nodes: v_in -> v_out, beginning with x."""
+    turn = body(
+        "turn",
+        [*nodes, helper.make_node("Identity", ["go"], ["goes"])],
+        [("i", I64), ("go", BOOL), ("v_in", F32)],
+        [("goes", BOOL), ("v_out", F32)],
+    )
+    weights = [("turns", np.array(3)), ("third", np.array([THIRD])), ("square", np.eye(3, dtype=np.float32) * THIRD)]
+    return build(
+        [helper.make_node("Loop", ["turns", "", "x"], ["y"], body=turn)], [("x", F32, [3])], [("y", F32, [3])], weights
+    )
+
+
+def test_a_loop_is_rounded_in_each_turn(tmp_path):
+    model = loop([helper.make_node("Mul", ["v_in", "third"], ["m"]), helper.make_node("Add", ["m", "x"], ["v_out"])])
+    (y,) = compute(tmp_path, model, [XS], "force_fp16")
+    v = half(XS)
+    for _ in range(3):
+        v = half(half(v * half(THIRD)) + half(XS))
+    np.testing.assert_array_equal(y, v)
+
+
+@pytest.mark.parametrize(("mode", "results"), [("cube_fp16in_fp32out", False), ("allow_mix_precision", True)])
+def test_matrix_operators_in_a_loop(tmp_path, mode, results):
+    """The Loop itself is no matrix operator, the MatMul in it is; the Mul before it stays as it is."""
+    model = loop([helper.make_node("Mul", ["v_in", "third"], ["m"]), helper.make_node("MatMul", ["m", "square"], ["v_out"])])
+    (y,) = compute(tmp_path, model, [XS], mode)
+    v = XS
+    for _ in range(3):
+        v = half(v * THIRD) * half(THIRD)
+        v = half(v) if results else v
+    np.testing.assert_array_equal(y, v)
+
+
+def test_a_branch_in_a_loop(tmp_path):
+    """Three levels: the innermost sees the carried value, its own Constant and a weight of the model."""
+    inner = [
+        helper.make_node("Constant", [], ["k"], value=helper.make_tensor("k", F32, [1], [0.7])),
+        helper.make_node("Mul", ["v_in", "third"], ["m"]),
+        helper.make_node("Add", ["m", "k"], ["out"]),
+    ]
+    same = body("same", [helper.make_node("Identity", ["v_in"], ["out"])], [], [("out", F32)])
+    model = loop(
+        [helper.make_node("If", ["go"], ["v_out"], then_branch=body("b", inner, [], [("out", F32)]), else_branch=same)]
+    )
+    (y,) = compute(tmp_path, model, [XS], "force_fp16")
+    v = half(XS)
+    for _ in range(3):
+        v = half(half(v * half(THIRD)) + half(np.float32(0.7)))
+    np.testing.assert_array_equal(y, v)
+
+
+def test_a_scan_is_rounded_inside(tmp_path):
+    nodes = [
+        helper.make_node("Mul", ["a", "third"], ["m"]),
+        helper.make_node("Add", ["s", "m"], ["s_out"]),
+        helper.make_node("Identity", ["s_out"], ["each"]),
+    ]
+    step = body("step", nodes, [("s", F32), ("a", F32)], [("s_out", F32), ("each", F32)])
+    scan = helper.make_node("Scan", ["s0", "x"], ["y", "all"], body=step, num_scan_inputs=1)
+    weights = [("third", np.array([THIRD])), ("s0", np.zeros(1, np.float32))]
+    model = build([scan], [("x", F32, [3, 1])], [("y", F32, [1]), ("all", F32, [3, 1])], weights)
+    y, each = compute(tmp_path, model, [XS[:, None]], "force_fp16")
+    s, wanted = np.zeros(1, np.float32), []
+    for a in XS[:, None]:
+        s = half(s + half(half(a) * half(THIRD)))
+        wanted.append(s)
+    np.testing.assert_array_equal(each, np.stack(wanted))
+    np.testing.assert_array_equal(y, s)
+
+
+def test_arithmetic_on_shapes_in_a_branch_is_not_rounded(tmp_path):
+    def branch(name):
+        nodes = [
+            helper.make_node("Shape", ["x"], ["s"]),
+            helper.make_node("Cast", ["s"], ["f"], to=F32),
+            helper.make_node("Mul", ["f", "one"], ["g"]),
+            helper.make_node("Cast", ["g"], ["t"], to=I64),
+            helper.make_node("Reshape", ["x", "t"], ["out"]),
+        ]
+        return body(name, nodes, [], [("out", F32)])
+
+    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch("p"), else_branch=branch("q"))]
+    inputs = [("c", BOOL, []), ("x", F32, [4097])]
+    model = build(nodes, inputs, [("y", F32, [4097])], [("one", np.ones(1, np.float32))])
+    (y,) = compute(tmp_path, model, [np.array(True), np.ones(4097, np.float32)], "force_fp16")
+    assert y.shape == (4097,)
+
+
+def with_function():
+    """y = 2 calls of f(v) = v * third + v, third a Constant in it."""
+    nodes = [
+        helper.make_node("Constant", [], ["third"], value=helper.make_tensor("third", F32, [1], [THIRD])),
+        helper.make_node("Mul", ["v", "third"], ["m"]),
+        helper.make_node("Add", ["m", "v"], ["r"]),
+    ]
+    function = helper.make_function("own", "f", ["v"], ["r"], nodes, [helper.make_opsetid("", 17)])
+    calls = [helper.make_node("f", ["x"], ["h"], domain="own"), helper.make_node("f", ["h"], ["y"], domain="own")]
+    model = build(calls, [("x", F32, [3])], [("y", F32, [3])])
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
+def test_a_models_own_functions_are_rounded_inside(tmp_path):
+    (y,) = compute(tmp_path, with_function(), [XS], "force_fp16")
+    v = half(XS)
+    for _ in range(2):
+        v = half(half(v * half(THIRD)) + v)
+    np.testing.assert_array_equal(y, v)
+    content = _om.read(convert(tmp_path, with_function(), "--out_nodes=h"))
+    assert [node.op_type for node in onnx.load_model_from_string(content.graph).graph.node] == ["Constant", "Mul", "Add"]
+    assert content.flops == (3 + 3 + 1,), "the Constant counts as one"
+
+
+def test_functions_in_a_file_that_the_converter_did_not_write():
+    rounded = with_precision(with_function(), "force_fp16")
+    assert not rounded.functions
+    assert sum(node.op_type == "Cast" for node in rounded.graph.node) >= 8
 
 
 def test_runs_are_repeatable_and_independent_of_the_gear(tmp_path):

@@ -15,7 +15,7 @@ How a precision mode changes numbers (the contract only says that ``force_fp16``
 * ``force_fp32`` and ``must_keep_origin_dtype`` change nothing.
 * What does not depend on the data of an input (arithmetic on shapes above all) is computed as it stands, as a compiler
   that folds constants does; it is rounded where an operator on data takes it. Scales of a Resize are never rounded.
-* Bodies of If, Loop and Scan are computed as they stand; what comes out of them is rounded.
+* The same goes for the operators in bodies of If, Loop and Scan, and for those in a model's own functions.
 
 Types of inputs and outputs always stay those of the ONNX model. float64 and the rest are never rounded.
 """
@@ -30,6 +30,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
@@ -228,11 +229,10 @@ def select_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
 def _names_read(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the tensors that a node reads, those of the graphs inside it too, which see the ones around."""
     yield from node.input
-    for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            yield from (value.name for value in inner.output)
-            for each in inner.node:
-                yield from _names_read(each)
+    for inner in _bodies(node):
+        yield from (value.name for value in inner.output)
+        for each in inner.node:
+            yield from _names_read(each)
 
 
 def retype_input(model: onnx.ModelProto, index: int, element: int) -> str:
@@ -324,10 +324,7 @@ def infer(model: onnx.ModelProto, shapes: Sequence[Shape]) -> Inferred:
     del skeleton.graph.value_info[:]
     for value in skeleton.graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as error:  # InferenceError, or protobuf's
-        raise ComputeError(str(error)) from error
+    inferred = infer_shapes(skeleton)
     known: dict[str, Shape | None] = {}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         tensor_type = value.type.tensor_type
@@ -338,6 +335,23 @@ def infer(model: onnx.ModelProto, shapes: Sequence[Shape]) -> Inferred:
     largest = max((4 * math.prod(shape) for shape in known.values() if shape is not None), default=0)
     flops = sum(_flops(node, known) for node in model.graph.node)
     return Inferred([known[value.name] for value in model.graph.output], largest, flops)
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the shapes that follow from those of its inputs, and from shapes computed in it.
+
+    Raises:
+        ComputeError: they contradict each other.
+    """
+    try:
+        try:
+            return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        except onnx.shape_inference.InferenceError:
+            # Following computed shapes fails, too, where two branches of an If use one name, which is legal. Without it
+            # less is found, and what contradicts itself does so again.
+            return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except Exception as error:  # InferenceError, or protobuf's
+        raise ComputeError(str(error)) from error
 
 
 def _flops(node: onnx.NodeProto, known: Mapping[str, Shape | None]) -> int:
@@ -384,79 +398,134 @@ def with_precision(model: onnx.ModelProto, mode: str) -> onnx.ModelProto:
     rule = _MODES[mode]
     if rule is None:
         return model
-    return _Rounding(model, *rule).apply()
+    result = inline_functions(model)
+    types = onnx.shape_inference.infer_shapes(result).graph
+    _Rounding(result.graph, types, rule, {value.name for value in graph_inputs(result)}, set(_names(result.graph))).apply()
+    result.ir_version = max(result.ir_version, 4)  # from 4 on, weights need not be listed as inputs
+    return result
+
+
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with the nodes of its own functions in the places of their calls."""
+    if model.functions:
+        return onnx.inliner.inline_local_functions(model)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield every name of a tensor in a graph and in the graphs inside it."""
+    yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+        for inner in _bodies(node):
+            yield from _names(inner)
 
 
 class _Rounding:
-    """Puts the roundings of one precision mode into a graph; see the module's docstring."""
+    """Puts the roundings of one precision mode into a graph, in place; see the module's docstring.
 
-    def __init__(self, model: onnx.ModelProto, element: int, only_cube: bool, results: bool) -> None:
-        self._model = model
-        self._element = element
-        self._only_cube = only_cube
-        self._results = results
-        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    Args:
+        graph: the model's, or a body inside it.
+        types: the same graph after inference.
+        rule: to which type, only matrix operators, results too.
+        on_data: tensors, of this graph and of those around it, that depend on the data of an input; completed here.
+        taken: names that a new tensor must not have; completed here.
+        around: of a body, the graph that it is in.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        types: onnx.GraphProto,
+        rule: tuple[int, bool, bool],
+        on_data: set[str],
+        taken: set[str],
+        around: _Rounding | None = None,
+    ) -> None:
+        self._graph = graph
+        self._types = types
+        self._rule = self._element, self._only_cube, self._results = rule
+        self._on_data = on_data
+        self._taken = taken
+        self._around = around
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        known = {value.name: value for value in (*graph.input, *types.value_info, *types.output)}
+        self._floats = {name for name, value in known.items() if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+        self._floats |= {name for name, tensor in self._weights.items() if tensor.data_type == TensorProto.FLOAT}
         self._rounded: dict[str, str] = {}
+        self._done: set[str] = set()  # tensors that hold rounded values already
+        if around is not None:
+            self._floats |= around._floats - known.keys() - self._weights.keys()
         self._nodes: list[onnx.NodeProto] = []
         self._new_weights: list[TensorProto] = []
-        self._names = {name for node in model.graph.node for name in (*node.input, *node.output)}
 
-    def apply(self) -> onnx.ModelProto:
-        inferred = onnx.shape_inference.infer_shapes(self._model)
-        graph = inferred.graph
-        floats = {
-            value.name
-            for value in (*graph.input, *graph.value_info, *graph.output)
-            if value.type.tensor_type.elem_type == TensorProto.FLOAT
-        }
-        floats |= {name for name, tensor in self._weights.items() if tensor.data_type == TensorProto.FLOAT}
-        on_data = {value.name for value in graph_inputs(self._model)}
-        done: set[str] = set()  # tensors that hold rounded values already
-        for original in self._model.graph.node:
-            node = onnx.NodeProto()
-            node.CopyFrom(original)
-            inner = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
-            if not inner and (node.op_type in ("Shape", "Size") or not any(name in on_data for name in node.input)):
-                self._nodes.append(node)
-                continue
-            on_data.update(name for name in node.output if name)
-            if node.name.startswith(BORDER_CAST) or (self._only_cube and node.op_type not in CUBE_OPERATORS):
-                self._nodes.append(node)
-                continue
-            shape_inputs = _SHAPE_INPUTS.get(node.op_type, frozenset())
-            for index, name in enumerate(node.input):
-                if name in floats and name not in done and index not in shape_inputs:
-                    node.input[index] = self._round(name)
-            casts: list[onnx.NodeProto] = []
-            if self._results:
-                for index, name in enumerate(node.output):
-                    if name in floats:
-                        node.output[index] = self._fresh(f"{name}__raw")
-                        casts += self._casts(node.output[index], name)
-                        done.add(name)
-            self._nodes += [node, *casts]
-        result = onnx.ModelProto()
-        result.CopyFrom(self._model)
-        del result.graph.node[:]
-        result.graph.node.extend(self._nodes)
-        result.graph.initializer.extend(self._new_weights)
-        del result.graph.value_info[:]
-        result.ir_version = max(result.ir_version, 4)  # from 4 on, weights need not be listed as inputs
-        return result
+    def apply(self) -> None:
+        """Do it."""
+        for node, typed in zip(self._graph.node, self._types.node, strict=True):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            self._add(copy, typed)
+        del self._graph.node[:]
+        self._graph.node.extend(self._nodes)
+        self._graph.initializer.extend(self._new_weights)
+        del self._graph.value_info[:]
+
+    def _add(self, node: onnx.NodeProto, typed: onnx.NodeProto) -> None:
+        if node.op_type in ("Shape", "Size") or self._on_data.isdisjoint(_names_read(node)):
+            self._nodes.append(node)
+            return
+        self._on_data.update(name for name in node.output if name)
+        for body, types in zip(_bodies(node), _bodies(typed), strict=True):
+            # What a loop carries depends on data from the second turn on at the latest.
+            inside = self._on_data | {value.name for value in body.input}
+            _Rounding(body, types, self._rule, inside, self._taken, self).apply()
+        if node.name.startswith(BORDER_CAST) or (self._only_cube and node.op_type not in CUBE_OPERATORS):
+            self._nodes.append(node)
+            return
+        shape_inputs = _SHAPE_INPUTS.get(node.op_type, frozenset())
+        for index, name in enumerate(node.input):
+            if name in self._floats and name not in self._done and index not in shape_inputs:
+                node.input[index] = self._round(name)
+        casts: list[onnx.NodeProto] = []
+        if self._results:
+            for index, name in enumerate(node.output):
+                if name in self._floats:
+                    node.output[index] = self._fresh(f"{name}__raw")
+                    casts += self._casts(node.output[index], name)
+                    self._done.add(name)
+        self._nodes += [node, *casts]
 
     def _round(self, name: str) -> str:
         if name not in self._rounded:
-            target = self._fresh(f"{name}__rounded")
-            weight = self._weights.get(name)
-            if weight is None:
-                self._nodes += self._casts(name, target)
+            owner: _Rounding | None = self
+            while owner is not None and name not in owner._weights:
+                owner = owner._around
+            if owner is None:
+                self._rounded[name] = self._fresh(f"{name}__rounded")
+                self._nodes += self._casts(name, self._rounded[name])
+            elif owner is self:
+                self._rounded[name] = self._rounded_weight(self._weights[name])
             else:
-                dtype = helper.tensor_dtype_to_np_dtype(self._element)
-                with np.errstate(over="ignore"):
-                    values = numpy_helper.to_array(weight).astype(dtype).astype(np.float32)
-                self._new_weights.append(numpy_helper.from_array(values, target))
-            self._rounded[name] = target
+                self._rounded[name] = owner._round(name)
         return self._rounded[name]
+
+    def _rounded_weight(self, weight: TensorProto) -> str:
+        target = self._fresh(f"{weight.name}__rounded")
+        dtype = helper.tensor_dtype_to_np_dtype(self._element)
+        with np.errstate(over="ignore"):
+            values = numpy_helper.to_array(weight).astype(dtype).astype(np.float32)
+        self._new_weights.append(numpy_helper.from_array(values, target))
+        return target
 
     def _casts(self, source: str, target: str) -> list[onnx.NodeProto]:
         small = self._fresh(f"{target}__small")
@@ -468,8 +537,8 @@ class _Rounding:
     def _fresh(self, wanted: str) -> str:
         name = wanted
         number = 0
-        while name in self._names or name in self._weights:
+        while name in self._taken:
             number += 1
             name = f"{wanted}_{number}"
-        self._names.add(name)
+        self._taken.add(name)
         return name

@@ -30,6 +30,8 @@ from acl_sim._compute import (
     Shape,
     graph_inputs,
     infer,
+    infer_shapes,
+    inline_functions,
     retype_input,
     retype_output,
     run_on_zeros,
@@ -832,6 +834,11 @@ def _load(path: Path, report: _Report) -> onnx.ModelProto:
         _refuse("E16005", f"The model file [{path}] cannot be parsed: {error}.")
     if not graph.graph.node and not graph.graph.output:
         _refuse("E16004", f"The model file [{path}] has no graph.")
+    try:
+        # Decision: a model's own functions are inlined; whether the vendor's parser knows them is not documented.
+        graph = inline_functions(graph)
+    except Exception as error:  # as above
+        _refuse("E16005", f"The functions in the model file [{path}] cannot be inlined: {error}.")
     opset = next((entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not 11 <= opset <= 18:
         report.notes.append(f"warning: operator set {opset}; 11 to 18 are documented")
@@ -1036,8 +1043,8 @@ def _declared_output(graph: onnx.ModelProto, index: int, shapes: Sequence[Shape]
             _refuse("E20001", "acl_sim: the rank of an output differs between gears; not simulated.")
         return tuple(sizes[0] if len(set(sizes)) == 1 else -1 for sizes in zip(*shapes, strict=True))
     try:
-        inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True)
-    except Exception as error:  # InferenceError, or protobuf's
+        inferred = infer_shapes(graph)
+    except ComputeError as error:
         _refuse("E20001", f"Compiling the model for its shape range failed: {error}")
     tensor_type = inferred.graph.output[index].type.tensor_type
     if not tensor_type.HasField("shape"):
