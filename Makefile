@@ -3,6 +3,7 @@
 #   make test    set up, then run the tests
 #   make check   set up, then format, lint, types and tests: what CI runs
 #   make bench   set up, then the benchmarks, peers beside us
+#   make fuzz    set up, then feed ten thousand damaged and hostile model files to the Ascend simulator
 #   make format  rewrite the sources as `make check` wants them
 #   make clean   remove the virtual environment
 
@@ -14,7 +15,7 @@ METADATA := pyproject.toml $(PLUGINS)
 # Each distribution is installed in place, the core first.
 EDITABLE := $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench fuzz format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -35,6 +36,9 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/gears.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/prior.py
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python plugins/ascend-sim/fuzz_om.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -9,7 +9,8 @@ import pytest
 from onnx import helper
 
 from acl_sim import _om
-from acl_sim._compute import ComputeError, Program, infer, with_precision
+from acl_sim._compute import ComputeError, Program, check_functions, infer, load_graph, with_precision
+from acl_sim._om import OmDataError
 from tiny_models import BIAS, F16, F32, I32, I64, WEIGHT, build, convert, dense
 
 X = np.random.default_rng(11).standard_normal((5, 6)).astype(np.float32)
@@ -296,3 +297,27 @@ def test_inference_counts_operations():
     assert inferred.outputs == [(5, 4)]
     assert inferred.flops == 2 * 5 * 6 * 4 + 5 * 4
     assert inferred.largest_bytes == 4 * 5 * 6
+
+
+def chain(count, again=()):
+    """`count` functions, each calls the next one twice, the last one Neg; `again` are calls added to the last."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    model = build([helper.make_node("f0", ["x"], ["y"], domain="own")], [("x", F32, [3])], [("y", F32, [3])])
+    for number in range(count):
+        operator, domain = (f"f{number + 1}", "own") if number + 1 < count else ("Neg", "")
+        nodes = [helper.make_node(operator, [a], [b], domain=domain) for a, b in (("v", "t"), ("t", "r"))]
+        nodes += [helper.make_node(name, ["v"], [f"w{name}"], domain="own") for name in again if number + 1 == count]
+        model.functions.append(helper.make_function("own", f"f{number}", ["v"], ["r"], nodes, opsets))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
+def test_functions_that_unfold_without_bounds():
+    check_functions(chain(15))
+    with pytest.raises(OmDataError, match="unfold to 65536 nodes, the limit is 50000"):
+        check_functions(chain(16))
+    with pytest.raises(OmDataError, match="unfold to"):
+        load_graph(chain(40).SerializeToString())
+    for again in (["f0"], ["f1"], ["f2"]):
+        with pytest.raises(OmDataError, match="calls itself"):
+            load_graph(chain(3, again).SerializeToString())

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
-import random
+import os
+import signal
 import struct
 import sys
+import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -141,7 +145,53 @@ def test_a_file_that_claims_other_shapes_than_its_graph_has(tmp_path):
     assert acl.mdl.execute(number, *datasets) == 507011
 
 
-def test_mutations_never_crash(model):
-    data = _om.dump(model)
-    answers = {fuzz_om.attempt(fuzz_om.mutate(data, random.Random(seed)), run=True) for seed in range(400)}
-    assert {"145006", "ran"} <= answers <= {"145006", "145002", "507011", "ran"}
+def test_mutations_never_crash():
+    """A few hundred of what `make fuzz` does ten thousand of."""
+    answers, failures = fuzz_om.survey(fuzz_om.read_and_run, range(400))
+    assert failures == []
+    assert {"145006", "507011", "ran"} <= set(answers) <= {"145006", "145002", "507011", "ran"}
+    assert answers.total() == 400
+
+
+def planted(seed):
+    """A reader with a bug of each kind."""
+    if seed == 3:
+        raise KeyError("an exception that is no answer")
+    if seed == 5:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if seed == 7:
+        time.sleep(60)
+    if seed == 9:
+        bytearray(4 << 30)
+    if seed == 11:
+        os._exit(4)
+    return "ran"
+
+
+def test_the_fuzzer_sees_what_it_is_for(capfd):
+    done = []
+    answers, failures = fuzz_om.survey(
+        planted, range(2, 13), seconds_each=0.5, progress=lambda count, failure: done.append((count, failure))
+    )
+    assert [seed for seed, _ in failures] == [3, 5, 7, 9, 11]
+    assert [text for _, text in failures] == [
+        "KeyError: 'an exception that is no answer'", "killed the process: SIGSEGV", "took more than 0.5 s", "MemoryError: ",
+        "killed the process: exit status 4",
+    ]  # fmt: skip
+    assert answers == {"ran": 6, "failed": 2}
+    assert [count for count, _ in done] == list(range(1, 12))
+    assert done[3][1] == "seed 5: killed the process: SIGSEGV"
+
+
+def test_reading_that_takes_memory_is_a_failure(monkeypatch):
+    peaks = iter([1000, 1000 + (fuzz_om.BOMB_BYTES >> 10) + 1])
+    monkeypatch.setattr(fuzz_om.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=next(peaks)))
+    with pytest.raises(MemoryError, match=r"reading [0-9]+ bytes took [0-9]+ bytes"):
+        fuzz_om.read_and_run(1)
+
+
+def test_the_fuzzers_exit_status(monkeypatch, capsys):
+    for failures, answers, status in [([], {"ran": 1}, 0), ([(1, "x")], {"ran": 1}, 1), ([], {"145006": 9}, 1)]:
+        monkeypatch.setattr(fuzz_om, "survey", lambda *_, f=failures, a=answers, **__: (Counter(a), f))
+        assert fuzz_om.main(["--mutations", "9"]) == status
+    assert "9 mutations in 0 s: 145006 9; 0 failures" in capsys.readouterr().out

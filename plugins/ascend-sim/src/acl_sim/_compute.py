@@ -23,7 +23,7 @@ Types of inputs and outputs always stay those of the ONNX model. float64 and the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +64,8 @@ CUBE_OPERATORS: Final = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "E
 
 #: Names of the nodes that only give an input or output another type begin so: no precision mode rounds in them.
 BORDER_CAST: Final = "acl_sim_border_cast_"
+
+_MAX_UNFOLDED: Final = 50_000  # nodes; the largest published networks have a few ten thousand
 
 _FP16: Final = TensorProto.FLOAT16
 _BF16: Final = TensorProto.BFLOAT16
@@ -165,6 +167,7 @@ def load_graph(content: bytes) -> onnx.ModelProto:
     """
     try:
         graph = onnx.load_model_from_string(content)
+        check_functions(graph)
         # Weights elsewhere would let a file from somewhere read any other file of this machine.
         external = any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors(graph.graph))
         if external:
@@ -405,8 +408,45 @@ def with_precision(model: onnx.ModelProto, mode: str) -> onnx.ModelProto:
     return result
 
 
+def check_functions(model: onnx.ModelProto) -> None:
+    """Check that a model's own functions unfold, and to no more than `_MAX_UNFOLDED` nodes.
+
+    Eighteen functions of which each calls the next one twice take two kilobytes and unfold to a quarter of a million nodes.
+
+    Raises:
+        OmDataError: they do not.
+    """
+    own = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    waiting: list[tuple[str, str]] = list(own)
+    open_ones: set[tuple[str, str]] = set()
+    while waiting:
+        key = waiting[-1]
+        calls = [(node.domain, node.op_type) for node in _all_nodes(own[key].node)]
+        missing = [call for call in calls if call in own and call not in sizes]
+        if not missing:
+            sizes[key] = min(sum(sizes.get(call, 1) for call in calls), 1 << 62)  # a number of a million digits is a bomb, too
+            open_ones.discard(key)
+            waiting.pop()
+        elif key in open_ones:
+            raise OmDataError(f"the function {key[1]!r} calls itself")
+        else:
+            open_ones.add(key)
+            waiting += missing
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in _all_nodes(model.graph.node))
+    if own and total > _MAX_UNFOLDED:
+        raise OmDataError(f"the functions unfold to {total} nodes, the limit is {_MAX_UNFOLDED}")
+
+
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for inner in _bodies(node):
+            yield from _all_nodes(inner.node)
+
+
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with the nodes of its own functions in the places of their calls."""
+    """Return a copy with the nodes of its own functions in the places of their calls; `check_functions` first."""
     if model.functions:
         return onnx.inliner.inline_local_functions(model)
     result = onnx.ModelProto()

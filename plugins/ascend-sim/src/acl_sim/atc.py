@@ -28,6 +28,7 @@ from acl_sim._compute import (
     Inferred,
     Program,
     Shape,
+    check_functions,
     graph_inputs,
     infer,
     infer_shapes,
@@ -836,6 +837,7 @@ def _load(path: Path, report: _Report) -> onnx.ModelProto:
         _refuse("E16004", f"The model file [{path}] has no graph.")
     try:
         # Decision: a model's own functions are inlined; whether the vendor's parser knows them is not documented.
+        check_functions(graph)
         graph = inline_functions(graph)
     except Exception as error:  # as above
         _refuse("E16005", f"The functions in the model file [{path}] cannot be inlined: {error}.")
