@@ -36,6 +36,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/gears.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/prior.py
+	$(BIN)/python benchmarks/simulator.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python plugins/ascend-sim/fuzz_om.py

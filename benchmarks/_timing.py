@@ -12,10 +12,11 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Microseconds per call over the rounds: 10th percentile (what the call costs) and median."""
+    """Microseconds per call over the rounds: 10th percentile (what the call costs), median, 90th percentile."""
 
     p10_us: float
     median_us: float
+    p90_us: float
 
 
 def interleave(
@@ -40,7 +41,7 @@ def interleave(
                     samples[name].append((perf_counter() - started) / loops[name] * 1e6)
     finally:
         gc.enable()
-    return {name: Timing(*(float(np.percentile(s, q)) for q in (10, 50))) for name, s in samples.items()}
+    return {name: Timing(*(float(np.percentile(s, q)) for q in (10, 50, 90))) for name, s in samples.items()}
 
 
 def print_table(title: str, timings: Mapping[str, Timing], reference: str) -> None:

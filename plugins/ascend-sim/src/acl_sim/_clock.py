@@ -142,6 +142,7 @@ class Clock:
         self._machine = machine
         self._lock = lock
         self.threads: dict[int, HostThread] = {}
+        self._own = threading.local()  # its `thread` is the calling one's entry in `threads`
         self.gil = Gil()
         self._last_cursor = 0.0
         self._free: dict[tuple[int, str], float] = {}
@@ -156,14 +157,14 @@ class Clock:
 
     def thread(self) -> HostThread:
         """The calling thread."""
-        ident = threading.get_ident()
-        known = self.threads.get(ident)
-        if known is not None and known.alive():
-            return known
-        self.threads = {i: t for i, t in self.threads.items() if t.alive()}
-        # Bound to the Thread object, not to the ident: idents come back.
-        reference = weakref.ref(threading.current_thread())
-        return self.threads.setdefault(ident, HostThread(ident, lambda: _is_alive(reference), self._last_cursor))
+        known: HostThread | None = getattr(self._own, "thread", None)
+        if known is None:
+            # Bound to the Thread object, not to the ident: idents come back.
+            reference = weakref.ref(threading.current_thread())
+            known = HostThread(threading.get_ident(), lambda: _is_alive(reference), self._last_cursor)
+            self._own.thread = known
+            self.threads = {i: t for i, t in self.threads.items() if t.alive()} | {known.ident: known}
+        return known
 
     def enter(self) -> HostThread:
         """The calling thread begins a call: it waits for the GIL."""

@@ -84,6 +84,7 @@ class Loaded:
     mode: str = ""
     current: tuple[GearKind, tuple[int, ...]] | None = None
     last: Task | None = None
+    costs: dict[str, float] = field(default_factory=dict)  # device time by gear, or by shapes
 
 
 class Models:
@@ -319,6 +320,14 @@ class Execution:
             self.shapes = self.shapes or self._range_shapes()  # execute_async has asked at the call
         else:
             self.gear, self.shapes = 0, model.input_shapes(0)
+        text = self.gear_text()
+        known = self.loaded.costs.get(text)
+        if known is None:
+            known = self.loaded.costs[text] = self._cost(text)
+        return known
+
+    def _cost(self, gear_text: str) -> float:
+        model = self.loaded.model
         count = 0 if self.gear is None else model.flops[self.gear]
         moved = model.weight_bytes
         moved += sum(tensor.size_bytes(shape) for tensor, shape in zip(model.inputs, self.shapes, strict=True))
@@ -326,7 +335,7 @@ class Execution:
             results = zip(model.outputs, model.output_shapes[self.gear], strict=True)
             moved += sum(tensor.size_bytes(shape) for tensor, shape in results)
         rows = next((shape[0] for shape in self.shapes if shape), 1)
-        return machine().profile.compute_us(model.name, self.gear_text(), rows=rows, flops=count, bytes_moved=moved)
+        return machine().profile.compute_us(model.name, gear_text, rows=rows, flops=count, bytes_moved=moved)
 
     def gear_text(self) -> str:
         """Name of what runs, for the ledger and the profile."""
@@ -350,8 +359,7 @@ class Execution:
             return here.fail(RT_MODEL_EXECUTE, f"model {self.loaded.number} failed: {error}")
         here.ledger.launch(model.name, self.gear_text())
         try:
-            with np.errstate(all="ignore"):
-                results = self.loaded.program.run(arrays)
+            results = self.loaded.program.run(arrays)
         except ComputeError as error:
             return here.fail(RT_MODEL_EXECUTE, f"model {self.loaded.number} failed: {error}")
         if self.gear is not None and tuple(result.shape for result in results) != model.output_shapes[self.gear]:
