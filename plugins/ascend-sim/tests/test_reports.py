@@ -1,12 +1,15 @@
 """contracts/pyacl.md 4: callbacks on streams, the thread that pumps them, and every code in between."""
 
+import queue
 import signal
 import threading
+import time
 
 import pytest
 
 import acl_sim as acl
 from acl_sim import testing
+from acl_sim._clock import rest
 from acl_sim._machine import machine
 from acl_sim.testing import Violation
 
@@ -432,3 +435,66 @@ def test_stopping_a_thread_twice():
     acl.util.stop_thread(ident)
     with pytest.raises(Violation, match="joined before"):
         acl.util.stop_thread(ident)
+
+
+def test_threads_that_a_callback_wakes_lose_no_device_time():
+    """Two workers that wait in queues of Python's for their callbacks keep two engines busy without a gap, in every run."""
+    rounds = 20
+    errors = []
+    here = machine()
+
+    def worker(handle):
+        landed = queue.SimpleQueue()
+        acl.rt.set_device(0)
+        for _ in range(rounds):
+            with here.lock:
+                here.submit(here.stream(handle), "copy_in", 100.0, None, "copy")
+            work(handle, 100.0)
+            errors.append(acl.rt.launch_callback(landed.put, None, NO_BLOCK, handle))
+            landed.get(timeout=30)
+
+    with Pump() as pump:
+        streams = [acl.rt.create_stream()[0] for _ in range(2)]
+        for handle in streams:
+            acl.rt.subscribe_report(pump.ident, handle)
+        threads = [threading.Thread(target=worker, args=(handle,)) for handle in streams]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        for handle in streams:
+            acl.rt.synchronize_stream(handle)
+            acl.rt.unsubscribe_report(pump.ident, handle)
+    assert errors == [0] * 2 * rounds
+    assert testing.ledger().busy_us["compute"] == 2 * rounds * 100.0
+    assert testing.ledger().device_time_us == 2 * rounds * 100.0 + 100.0
+
+
+def test_a_thread_asleep_outside_is_seen_to_be_idle(stream):
+    """It holds nobody up: waiting for it would take the full patience, per task."""
+    asleep, wake = threading.Event(), threading.Event()
+
+    def sleeper():
+        acl.rt.set_device(0)
+        asleep.set()
+        wake.wait(60)
+
+    thread = threading.Thread(target=sleeper)
+    thread.start()
+    asleep.wait(60)
+    here = machine()
+    deadline = time.monotonic() + 30
+    while rest(thread.ident) is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    place = rest(thread.ident)
+    assert place is not None
+    assert rest(thread.ident) == place
+    assert rest(threading.get_ident()) is None, "it runs this test"
+    for _ in range(2):  # the second starts when the sleeper, as far as one knows, might still do something before it
+        work(stream, 100.0)
+    assert acl.rt.synchronize_stream(stream) == 0
+    with here.lock:
+        states = {known.state for known in here.clock.threads.values() if known.ident == thread.ident}
+    wake.set()
+    thread.join(60)
+    assert states == {"idle"}

@@ -8,10 +8,12 @@ A thread is, for the clock, in one of three states:
 
     running   it executes Python; what it will submit next comes at its cursor or later, so nobody runs ahead of it
     waiting   it blocks inside acl; it submits nothing until it is let go
-    idle      it made no acl call for `GRACE_S` of real time while others waited for it (it sleeps in a queue, say);
-              when it comes back its cursor jumps to that of the thread that called last: probably its waker
+    idle      others waited for it, and it was seen asleep outside acl (in a queue, say) at two glances, or made no acl call
+              for `GRACE_S` of real time; when it comes back its cursor jumps to that of the thread that called last:
+              probably its waker
 
-running -> waiting -> running around blocking calls; running -> idle by another's patience; idle -> running by a call.
+running -> waiting -> running around blocking calls; running -> idle by another's patience; idle -> running by a call, or by a
+callback, which may have woken it: then it goes on from the callback's moment.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from acl_sim._machine import Context, Machine
 
 GRACE_S = 0.02  # real time: how long a waiting thread lets a running one catch up before it counts as idle
+GLANCE_S = 0.0005  # real time: between two glances at a thread that may be asleep
 STALL_S = 30.0  # real time: how long a stalled stream waits for somebody to pump its callback
 ENGINES = ("copy_in", "compute", "copy_out")
 
@@ -461,15 +464,27 @@ class Clock:
         if self.pace is not None:
             self._lock.wait(max(0.0, self.pace.seconds_until(self._next_start)))
             return
-        behind = [(t, t.beats) for t in self._others(thread) if t.state == "running"]
+        behind = {t: (t.beats, rest(t.ident)) for t in self._others(thread) if t.state == "running"}
         patience_ends = time.monotonic() + GRACE_S
-        while all(t.state == "running" and t.beats == beats for t, beats in behind):
+        while behind:
             left = patience_ends - time.monotonic()
-            if left <= 0:
-                for other, _ in behind:
+            self._lock.wait(min(GLANCE_S, max(left, 0.0)))
+            for other, (beats, place) in list(behind.items()):
+                if other.state != "running" or other.beats != beats:
+                    return
+                now = rest(other.ident)
+                if left <= 0 or (now is not None and now == place):
                     other.state = "idle"
-                return
-            self._lock.wait(left)
+                    del behind[other]
+                else:
+                    behind[other] = (beats, now)
+
+    def may_be_woken(self, moment: float) -> None:
+        """The client's code has run in a callback, at `moment`: it may have woken threads that were idle."""
+        for thread in self.threads.values():
+            if thread.state == "idle" and not thread.pumping:
+                thread.state = "running"
+                thread.cursor = max(thread.cursor, moment)
 
     def wait_report(self, thread: HostThread, arrival: Callable[[], float | None], timeout_us: float) -> bool:
         """Block until `arrival()` is a time, driving the streams meanwhile; False when `timeout_us` of virtual time passed."""
@@ -536,6 +551,24 @@ class Clock:
                     rule, f"{what}: {task.label} (queued at {task.site}) {verb} {address:#x} and was not synchronised"
                 )
                 return
+
+
+def rest(ident: int) -> tuple[int, int] | None:
+    """Where a thread sleeps: its frame and instruction; None if it runs, or if this system does not tell.
+
+    Who sleeps at one place at two glances waits for something outside: a thread that has only lost the GIL gets it back as
+    soon as the onlooker itself sleeps.
+    """
+    frame = sys._current_frames().get(ident)
+    native = next((t.native_id for t in threading.enumerate() if t.ident == ident), None)
+    if frame is None or native is None:
+        return None
+    try:
+        with open(f"/proc/self/task/{native}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123  # a hot path
+            state = file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+    return (id(frame), frame.f_lasti) if state == "S" else None
 
 
 def _last_end(tasks: Iterable[Task], deadline: float) -> float | None:

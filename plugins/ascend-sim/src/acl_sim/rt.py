@@ -719,6 +719,7 @@ def process_report(timeout_ms: int) -> int:
             fatal = fatal or error
         with here.lock:
             here.clock.catch_up(thread)
+            here.clock.may_be_woken(thread.cursor)
             here.clock.finish_callback(report.task, thread.cursor)
     with here.lock:
         group.running -= 1
