@@ -945,3 +945,18 @@ def test_dir_lists_functions_only():
     names = dir(acl.mdl)
     assert {"execute", "load_from_file", "set_aipp_csc_params"} <= set(names)
     assert all(callable(getattr(acl.mdl, name)) for name in names)
+
+
+def test_a_tensor_desc_beside_a_gear(files):
+    for strict in (True, False):
+        restart(strict=strict)
+        client = Client(files["batch"])
+        client.put(np.ones((8, 6), np.float32))
+        acl.mdl.set_dataset_tensor_desc(client.inputs, acl.create_tensor_desc(0, [4, 6], 2), 0)
+        assert client.set_batch(2) == 0
+        if strict:
+            with pytest.raises(Violation, match="gear and tensor desc"):
+                client.execute()
+        else:
+            assert client.execute() == 0
+            assert testing.ledger().launches == {"batch": {"2": 1}}, "the gear decides"

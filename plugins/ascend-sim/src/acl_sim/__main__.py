@@ -1,6 +1,7 @@
 """Run an unmodified pyACL program on the simulator: `python -m acl_sim [OPTIONS] PROGRAM ARGS...`.
 
-The exit status is the program's, or 3 if `--check` was given and something leaked or was violated.
+The exit status is the program's, or 3 if `--check` was given and something leaked or was violated. Decision: 3 also where
+the program itself failed with another status: it is the verdict that was asked for, and the program has said its own.
 """
 
 from __future__ import annotations

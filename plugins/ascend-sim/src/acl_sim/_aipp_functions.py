@@ -15,7 +15,7 @@ from acl_sim import _dynamic_aipp
 from acl_sim._aipp import FORMATS, AippConfig, AippError
 from acl_sim._buffers import DataBuffer
 from acl_sim._dynamic_aipp import DynamicAipp
-from acl_sim._errors import INVALID_PARAM, NotSimulated, Refused
+from acl_sim._errors import INVALID_PARAM, NotSimulated, Refused, null
 from acl_sim._machine import HANDLE, PAIR, api, machine, shape
 from acl_sim._models import (
     GE_DYNAMIC_INPUT_LENGTH_INVALID,
@@ -157,7 +157,7 @@ def get_aipp_data_size(batch: int) -> tuple[int, int]:
 
 def _aipp(handle: int) -> DynamicAipp:
     if handle == 0:
-        raise Refused(INVALID_PARAM, "null aipp")
+        raise null("the aipp")
     aipp: DynamicAipp = machine().handles.get("aipp", handle)
     return aipp
 

@@ -7,14 +7,25 @@ Violation   the vendor leaves it undefined (class U of contracts/pyacl.md): memo
 
 from __future__ import annotations
 
+# What the vendor's error manager heads a report with: contracts/pyacl.md 1.6.
+BAD_PARAMETER = "EH0001"
+NULL_POINTER = "EH0002"
+SHORT_BUFFER = "E13025"
+
 
 class Refused(Exception):  # noqa: N818 - it is not an error of ours: it carries the vendor's answer
-    """The call is answered with `code`; `text` becomes the thread's recent error message."""
+    """The call is answered with `code`; `text` becomes the thread's recent error message, headed by `report`."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, report: str = BAD_PARAMETER) -> None:
         super().__init__(code, text)
         self.code = code
         self.text = text
+        self.report = report
+
+
+def null(what: str) -> Refused:
+    """What to raise for a null pointer; `what` names it: "the stream"."""
+    return Refused(INVALID_PARAM, f"{what} is null", NULL_POINTER)
 
 
 class Violation(BaseException):

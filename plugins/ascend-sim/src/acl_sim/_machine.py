@@ -28,6 +28,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from acl_sim._arguments import parser
 from acl_sim._clock import Action, Clock, HostThread, Ranges, Stream, Task
 from acl_sim._errors import (
+    BAD_PARAMETER,
     RT_CONTEXT_NULL,
     RT_DRV_INTERNAL_ERROR,
     RT_INVALID_HANDLE,
@@ -181,11 +182,14 @@ class Machine:
 
     # Answers
 
-    def fail(self, code: int, text: str) -> int:
-        """Set this thread's recent error message and last error; returns `code`."""
+    def fail(self, code: int, text: str, report: str = BAD_PARAMETER) -> int:
+        """Set this thread's recent error message and last error; returns `code`.
+
+        Decision: the message is `EH0001: <text> (error code <code>)`, the form that CANN 8.1 prints less its process id and
+        date, so that two runs say the same; every code has one, those that are neither null pointers nor short buffers too.
+        """
         thread = self.clock.thread()
-        kind = "EH0002" if "null" in text else "EH0001"
-        thread.message = f"{kind}: {text} (error code {code})"
+        thread.message = f"{report}: {text} (error code {code})"
         thread.last_error = code
         return code
 
@@ -406,14 +410,14 @@ def api(
                     try:
                         return function(*values)  # type: ignore[call-arg]
                     except Refused as refused:
-                        return failed(here.fail(refused.code, f"{name}: {refused.text}"))
+                        return failed(here.fail(refused.code, f"{name}: {refused.text}", refused.report))
                     finally:
                         clock.leave(thread, started, holds_gil=gil)
             try:
                 return function(*values)  # type: ignore[call-arg]
             except Refused as refused:
                 with here.lock:
-                    return failed(here.fail(refused.code, f"{name}: {refused.text}"))
+                    return failed(here.fail(refused.code, f"{name}: {refused.text}", refused.report))
             finally:
                 with here.lock:
                     clock.leave(thread, started, holds_gil=gil)

@@ -23,6 +23,7 @@ from acl_sim._errors import (
     RT_MEMORY_ALLOCATION,
     RT_PARAM_INVALID,
     Refused,
+    null,
 )
 from acl_sim._ledger import Leak, caller_site
 
@@ -164,7 +165,7 @@ class Memory:
         return address
 
     def free_device(self, address: int) -> None:
-        """Free a device block. Null 100000; a double free or a foreign pointer is a violation, then 107000."""
+        """Free a device block. Null 100000; a double free or a pointer that was never given is a violation, then 107000."""
         self._free(address, DEVICE)
 
     def free_pinned(self, address: int) -> None:
@@ -176,7 +177,7 @@ class Memory:
 
     def _free(self, address: int, kind: str) -> None:
         if address == 0:
-            raise Refused(INVALID_PARAM, "free of a null pointer")
+            raise null("the pointer to free")
         block = self._blocks.get(address)
         if block is None or block.kind != kind or block.freed_at:
             inside = self.find(address)

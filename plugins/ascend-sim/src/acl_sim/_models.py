@@ -25,7 +25,7 @@ from acl_sim._aipp import AippConfig, AippError
 from acl_sim._buffers import DataBuffer, TensorDesc
 from acl_sim._clock import Stream, Task
 from acl_sim._compute import NUMPY_TYPES, Array, ComputeError, Program, Shape
-from acl_sim._errors import INVALID_PARAM, RT_MEMORY_ALLOCATION, Refused
+from acl_sim._errors import INVALID_PARAM, RT_MEMORY_ALLOCATION, SHORT_BUFFER, Refused, null
 from acl_sim._ledger import Leak, caller_site
 from acl_sim._machine import Context, Machine, machine
 from acl_sim._om import Bundle, GearKind, Model, OmError
@@ -276,7 +276,7 @@ def dims_dict(name: str, dims: Sequence[int]) -> dict[str, Any]:
 def dataset_of(handle: int) -> Dataset:
     """The dataset behind a handle; null 100000."""
     if handle == 0:
-        raise Refused(INVALID_PARAM, "null dataset")
+        raise null("the dataset")
     dataset: Dataset = machine().handles.get("dataset", handle)
     return dataset
 
@@ -284,7 +284,7 @@ def dataset_of(handle: int) -> Dataset:
 def drop(kind: str, handle: int) -> int:
     """End a handle; null 100000."""
     if handle == 0:
-        raise Refused(INVALID_PARAM, f"null {kind}")
+        raise null(f"the {kind}")
     machine().handles.drop(kind, handle)
     return 0
 
@@ -513,9 +513,12 @@ def new_execution(loaded: Loaded, dataset: Dataset, output: Dataset, *, asynchro
     outputs = [_buffer(handle) for handle in output.buffers]
     for index, buffer in enumerate(inputs):
         if buffer.address == 0 and wanted[index].size_bytes:
-            raise Refused(INVALID_PARAM, f"null address in input {index}")
+            raise null(f"the address of input {index}")
+    if model.gears and dataset.tensor_descs:
+        # 3.3: one model takes only one of the ways to say a shape; what the card makes of two is not said.
+        here.violate("gear and tensor desc", f"model {loaded.number} has gears: set_dataset_tensor_desc does not go with them")
     if asynchronous and any(buffer.address == 0 for buffer in outputs):
-        raise Refused(INVALID_PARAM, "null address in an output: only execute allocates")
+        raise null("the address of an output (only execute allocates one)")
     # Decision: of a shape range the sizes at hand count, not those of the upper bounds; they are checked when it runs.
     if dataset.mark is None and model.gear_kind is not GearKind.RANGE and not model.dynamic_aipp:
         _check_sizes("input", wanted, inputs)
@@ -538,7 +541,9 @@ def new_execution(loaded: Loaded, dataset: Dataset, output: Dataset, *, asynchro
 def _check_sizes(what: str, slots: Sequence[Slot], buffers: Sequence[DataBuffer]) -> None:
     for index, (slot, buffer) in enumerate(zip(slots, buffers, strict=True)):
         if buffer.address and buffer.size + _SLACK_BYTES < slot.size_bytes:
-            raise Refused(GE_FAILURE, f"E13025: {what} {index} has {buffer.size} bytes, the model needs {slot.size_bytes}")
+            raise Refused(
+                GE_FAILURE, f"{what} {index} has {buffer.size} bytes, the model needs {slot.size_bytes}", SHORT_BUFFER
+            )
 
 
 def _buffer(handle: int) -> DataBuffer:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from acl_sim._buffers import DATA_TYPE_SIZES, UNKNOWN_TYPE_SIZE, DataBuffer, TensorDesc
-from acl_sim._errors import INVALID_FILE, INVALID_PARAM, REPEAT_FINALIZE, REPEAT_INITIALIZE, Refused
+from acl_sim._errors import INVALID_FILE, INVALID_PARAM, REPEAT_FINALIZE, REPEAT_INITIALIZE, Refused, null
 from acl_sim._machine import HANDLE, PAIR, api, constant, machine, shape
 
 
@@ -102,7 +102,7 @@ def create_data_buffer(address: int, size: int) -> int:
 def destroy_data_buffer(handle: int) -> int:
     """Drop the descriptor, never the memory behind it."""
     if handle == 0:
-        raise Refused(INVALID_PARAM, "the data buffer is null")
+        raise null("the data buffer")
     machine().handles.drop("data buffer", handle)
     return 0
 
@@ -111,7 +111,7 @@ def destroy_data_buffer(handle: int) -> int:
 def update_data_buffer(handle: int, address: int, size: int) -> int:
     """Point the buffer elsewhere, in every dataset that holds it."""
     if handle == 0:
-        raise Refused(INVALID_PARAM, "the data buffer is null")
+        raise null("the data buffer")
     buffer: DataBuffer = machine().handles.get("data buffer", handle)
     buffer.address, buffer.size = address, size
     return 0
@@ -161,7 +161,7 @@ def destroy_tensor_desc(handle: int) -> None:
 
 def _desc(handle: int) -> TensorDesc:
     if handle == 0:
-        raise Refused(INVALID_PARAM, "the tensor desc is null")
+        raise null("the tensor desc")
     desc: TensorDesc = machine().handles.get("tensor desc", handle)
     return desc
 

@@ -210,16 +210,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str], out: TextIO, err: TextIO, now: Callable[[], datetime] = datetime.now) -> int:
     """Run the converter, writing where told; `now` dates the error block. Returns the exit status: 0 or 255."""
+    print(START, file=out)
     try:
         flags = parse_flags(argv)
     except FlagError as error:
-        print(START, file=out)
         print(f"ERROR: {error}", file=err)
         return _fail(out, [], now)
     if "help" in flags:
         print(_help(), file=out)
         return 0
-    print(START, file=out)
     report = _Report()
     try:
         _check_enumerated(flags)

@@ -33,7 +33,7 @@ from acl_sim._aipp_functions import (  # noqa: F401 - this module offers them
 )
 from acl_sim._arguments import parse_error, parse_one
 from acl_sim._buffers import DataBuffer, TensorDesc
-from acl_sim._errors import INVALID_PARAM, RT_STREAM_CONTEXT, NotSimulated, Refused
+from acl_sim._errors import INVALID_PARAM, NULL_POINTER, RT_STREAM_CONTEXT, NotSimulated, Refused, null
 from acl_sim._machine import ENTRIES, HANDLE, PAIR, api, constant, machine, shape
 from acl_sim._models import (
     GE_DYNAMIC_BATCH_SIZE_INVALID,
@@ -106,7 +106,7 @@ def _from_file(path: str) -> Model | Bundle:
 
 def _from_memory(address: int, size: int) -> Model | Bundle:
     if address == 0:
-        raise Refused(INVALID_PARAM, "null address of a model")
+        raise null("the address of a model")
     if size == 0:
         raise Refused(INVALID_PARAM, "a model of 0 bytes")
     content = machine().memory.read(address, size, "model to load", side="host")
@@ -155,7 +155,7 @@ def set_config_opt(handle: int, attribute: int, value: Any) -> int:
     letter = {0: "i", 2: "s", 3: "k", 5: "k", 7: "k", 14: "k"}.get(attribute, "K")
     parsed = parse_one("acl.mdl.set_config_opt", letter, value)
     if handle == 0:
-        raise Refused(INVALID_PARAM, "null config handle")
+        raise null("the config handle")
     config: _LoadConfig = machine().handles.get("load config", handle)
     if not 0 <= attribute <= 14:
         raise Refused(INVALID_PARAM, f"attribute {attribute} is not one of 0 to 14")
@@ -168,7 +168,7 @@ def load_with_config(handle: int) -> tuple[int, int]:
     """`(model_id, ret)` by load types 1 to 4; a missing attribute is 100000. Types with queues are not simulated."""
     models().check_ready()
     if handle == 0:
-        raise Refused(INVALID_PARAM, "null config handle")
+        raise null("the config handle")
     config: _LoadConfig = machine().handles.get("load config", handle)
     options = config.options
     kind = options.get(1)
@@ -286,7 +286,7 @@ def destroy_desc(handle: int) -> int:
 
 def _desc(handle: int) -> _Desc:
     if handle == 0:
-        raise Refused(INVALID_PARAM, "null model desc")
+        raise null("the model desc")
     desc: _Desc = machine().handles.get("model desc", handle)
     return desc
 
@@ -427,6 +427,7 @@ def get_output_name_by_index(handle: int, index: int) -> str:
 
 
 def _index_by_name(handle: int, kind: str, name: str) -> tuple[int, int]:
+    """Decision: a tensor whose name is too long to show is found by its whole name as well as by the one shown."""
     desc = _desc(handle)
     slots = desc.inputs if kind == "input" else desc.outputs
     for index, slot in enumerate(slots):
@@ -566,7 +567,7 @@ def destroy_dataset(handle: int) -> int:
 def add_dataset_buffer(handle: int, buffer: int) -> tuple[int, int]:
     """Append a data buffer: `(dataset, ret)`; either null 100000. Decision: the first item is then the dataset as given."""
     if handle == 0 or buffer == 0:
-        return handle, machine().fail(INVALID_PARAM, "null dataset or data buffer")
+        return handle, machine().fail(INVALID_PARAM, "the dataset or the data buffer is null", NULL_POINTER)
     machine().handles.get("data buffer", buffer)
     dataset_of(handle).buffers.append(buffer)
     return handle, 0
@@ -591,7 +592,7 @@ def get_dataset_buffer(handle: int, index: int) -> int:
 def set_dataset_tensor_desc(handle: int, tensor_desc: int, index: int) -> tuple[int, int]:
     """`(dataset, ret)`: the shape of one buffer, for shape-range models; the desc is copied, only its dims matter."""
     if handle == 0 or tensor_desc == 0:
-        return handle, machine().fail(INVALID_PARAM, "null dataset or tensor desc")
+        return handle, machine().fail(INVALID_PARAM, "the dataset or the tensor desc is null", NULL_POINTER)
     dataset = dataset_of(handle)
     desc: TensorDesc = machine().handles.get("tensor desc", tensor_desc)
     if index >= len(dataset.buffers):
@@ -624,7 +625,7 @@ def _gear_buffer(handle: int, index: int, values: Sequence[int]) -> tuple[Datase
         raise Refused(INVALID_PARAM, f"buffer {index}: the dataset has {len(dataset.buffers)}")
     buffer: DataBuffer = machine().handles.get("data buffer", dataset.buffers[index])
     if buffer.address == 0:
-        raise Refused(INVALID_PARAM, f"buffer {index} has a null address")
+        raise null(f"the address of buffer {index}")
     return dataset, buffer
 
 
@@ -700,7 +701,11 @@ def set_input_dynamic_dims(number: int, handle: int, index: int, dims: Any) -> i
 
 
 def _parse_dims(dims: Any) -> list[int]:
-    """Read `{'dimCount': n, 'dims': [...]}`; a wrong container is a TypeError, a missing dimCount a violation."""
+    """Read `{'dimCount': n, 'dims': [...]}`; a wrong container is a TypeError, a missing dimCount a violation.
+
+    Decision: a dimCount that is no int, is negative or goes beyond the list is a TypeError, too, and so is a dict without dims;
+    without dimCount tolerant mode raises SystemError, the milder of the two outcomes that the contract names.
+    """
     error = parse_error("acl.mdl.set_input_dynamic_dims")
     if not isinstance(dims, dict) or not isinstance(dims.get("dims"), list):
         raise error
@@ -708,7 +713,7 @@ def _parse_dims(dims: Any) -> list[int]:
         machine().violate("dims without dimCount", "set_input_dynamic_dims reads a dimCount that is not there")
         raise SystemError("acl.mdl.set_input_dynamic_dims: dimCount is missing")
     count, values = dims["dimCount"], dims["dims"]
-    if not isinstance(count, int) or any(not isinstance(value, int) for value in values) or count > len(values):
+    if not isinstance(count, int) or not 0 <= count <= len(values) or any(not isinstance(value, int) for value in values):
         raise error
     return [int(value) for value in values[:count]]
 
@@ -718,7 +723,7 @@ def _parse_dims(dims: Any) -> list[int]:
 
 def _executing(number: int, inputs: int, outputs: int) -> tuple[Loaded, Dataset, Dataset]:
     if inputs == 0 or outputs == 0:
-        raise Refused(INVALID_PARAM, "null dataset")
+        raise null("the dataset")
     return models().get(number), dataset_of(inputs), dataset_of(outputs)
 
 
@@ -781,7 +786,7 @@ def create_exec_config_handle() -> int:
 def set_exec_config_opt(handle: int, attribute: int, value: int) -> int:
     """Keep an option; null 100000."""
     if handle == 0:
-        raise Refused(INVALID_PARAM, "null execution config")
+        raise null("the execution config")
     machine().handles.get("execution config", handle)[attribute] = value
     return 0
 

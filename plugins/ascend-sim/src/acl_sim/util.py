@@ -106,7 +106,11 @@ def numpy_contiguous_to_ptr(array: Any) -> tuple[int, Any]:
 
 @api("acl.util.ptr_to_numpy", "kOi", failed=constant(None))
 def ptr_to_numpy(address: int, shape: Any, npy_type: int) -> Any:
-    """A writable view of host-reachable memory. Deprecated: warns."""
+    """A writable view of host-reachable memory. Deprecated: warns.
+
+    Decision: an unknown type number, and a negative dim, are a ValueError as an empty shape is; dims may be bools, as for the
+    letter k; a view that tolerant mode cannot give whole is None.
+    """
     _deprecated("ptr_to_numpy", "ptr_to_bytes")
     if not isinstance(shape, tuple) or not shape:
         raise ValueError("acl.util.ptr_to_numpy: shape is empty")
@@ -168,7 +172,7 @@ _threads: dict[int, _Thread] = {}
 def start_thread(function: Any, args: Any) -> tuple[int, int]:
     """Run `function(args)`, or `function()` for None, in a new thread: `(pthread id, ret)`.
 
-    As on the original, SIGINT goes back to its default action.
+    As on the original, SIGINT goes back to its default action. Decision: from the main thread only, Python lets no other.
     """
     if not callable(function):
         raise TypeError("acl.util.start_thread: parameter must be callable")
@@ -184,6 +188,8 @@ def start_thread(function: Any, args: Any) -> tuple[int, int]:
 @api("acl.util.stop_thread", "K", gil=False, locked=False)
 def stop_thread(ident: int) -> int:
     """Join a thread of `start_thread`; it is not stopped by this.
+
+    Decision: an id that start_thread did not give, or that was joined before, is a violation, 107000 in tolerant mode.
 
     Raises:
         RuntimeError: its function had raised.
