@@ -70,6 +70,12 @@ def test_leaks(tmp_path):
     assert run(tmp_path, LEAKING, "--check").returncode == 3
 
 
+@pytest.mark.parametrize(("options", "status"), [((), 7), (("--check",), 3)])
+def test_a_failing_program_that_leaks(tmp_path, options, status):
+    done = run(tmp_path, LEAKING + "import sys\nsys.exit(7)\n", *options)
+    assert done.returncode == status, done.stderr
+
+
 def test_violations(tmp_path):
     strict = run(tmp_path, MISUSING)
     assert strict.returncode == 1
