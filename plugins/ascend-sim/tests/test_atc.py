@@ -441,3 +441,282 @@ def test_aipp_errors(base, tmp_path):
     conf.write_text("aipp_op { aipp_mode: static input_format: RGB888_U8 mean_chn_0: 3 }")
     assert run_atc(*flags)[0] == 0
     assert _om.read(tmp_path / "m.om").aipp[0].mean == (3.0, 0.0, 0.0, 0.0)
+
+
+# Rows of section 5 that the code of an error alone does not tell apart
+
+
+class Spoiled:
+    """A command line with every error that 5.1 puts in order, to be mended one by one from the front."""
+
+    def __init__(self, tmp_path):
+        onnx.save(dense(), tmp_path / "m.onnx")
+        conf = tmp_path / "aipp.cfg"
+        conf.write_text("aipp_op { aipp_mode: static }")
+        self.flags = {
+            "mode": "2", "framework": "9", "input_format": "NHWC", "soc_version": "", "output": "", "model": "",
+            "precision_mode": "force_fp32", "precision_mode_v2": "fp16", "input_shape": "y:-1~2.5", "dynamic_batch_size": "a",
+            "dynamic_dims": "1",
+        }  # fmt: skip
+        self.steps = [
+            ("E10001", "--mode]", {"mode": "0"}),
+            ("E10007", "--framework]", {"framework": "5"}),
+            ("E10001", "--input_format]", {"input_format": "ND"}),
+            ("E10054", "--soc_version]", {"soc_version": "Ascend310P3"}),
+            ("E10054", "--output]", {"output": str(tmp_path)}),
+            ("E10054", "--model]", {"model": str(tmp_path / "nope.onnx")}),
+            ("E13000", "--model]", {"model": str(tmp_path / "m.onnx")}),
+            ("E10022", "--output]", {"output": str(tmp_path / "m")}),
+            ("E10056", "--precision_mode_v2]", {"precision_mode_v2": ""}),
+            ("E10040", "--input_shape=", {"input_shape": ""}),
+            ("E10009", "exclusive", {"dynamic_batch_size": ""}),
+            ("E10004", "--input_shape]", {"input_shape": "y:2.5,6"}),
+            ("E10002", "decimal point", {"input_shape": "y:1,6"}),
+            ("E10001", "at least one -1", {"input_shape": "y:-1,6", "insert_op_conf": str(conf), "dynamic_dims": "1,2"}),
+            ("E10003", "--dynamic_dims]", {"dynamic_dims": "1"}),
+            ("E10001", "--insert_op_conf]", {"insert_op_conf": ""}),
+            ("E10016", "y", {"input_shape": "x:-1,6"}),
+            ("E10035", "below the minimum", {"dynamic_dims": "1;2"}),
+        ]
+
+
+def test_the_order_of_all_checks(tmp_path):
+    spoiled = Spoiled(tmp_path)
+    for code, text, mended in spoiled.steps:
+        out = refused([f"--{name}={value}" for name, value in spoiled.flags.items() if value or name != "insert_op_conf"], code)
+        assert text in out
+        spoiled.flags.update(mended)
+    assert run_atc(*(f"--{name}={value}" for name, value in spoiled.flags.items()))[0] == 0
+
+
+def test_flag_parsing_looks_at_mode_precision_and_log_in_this_order():
+    assert "--mode]" in refused(["--log=x", "--precision_mode=x", "--mode=x"], "E10001")
+    assert "--precision_mode]" in refused(["--log=x", "--precision_mode=x"], "E10001")
+    refused(["--log=x"], "E10010")
+
+
+@pytest.mark.parametrize("log", ["debug", "info", "warning", "error", "null"])
+def test_log_levels(base, log):
+    assert run_atc(*base, "--input_shape=x:1,6", f"--log={log}")[0] == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "3", "5", "6", "7", "30"])
+def test_known_modes_are_no_wrong_values(base, mode):
+    assert f"mode {mode} is not simulated" in refused([*base, f"--mode={mode}"], "E19999")
+
+
+@pytest.mark.parametrize("framework", ["0", "1", "3"])
+def test_known_frameworks_are_no_wrong_values(base, framework):
+    assert f"framework {framework} is not simulated" in refused([*base, f"--framework={framework}"], "E19999")
+
+
+@pytest.mark.parametrize("input_format", ["NCHW", "ND", "NCDHW", ""])
+def test_input_formats(base, input_format):
+    assert run_atc(*base, "--input_shape=x:1,6", f"--input_format={input_format}")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("v2", "mode"),
+    [
+        ("fp16", "force_fp16"), ("origin", "must_keep_origin_dtype"), ("cube_fp16in_fp32out", "cube_fp16in_fp32out"),
+        ("mixed_float16", "allow_mix_precision_fp16"), ("mixed_bfloat16", "allow_mix_precision_bf16"), ("", "force_fp16"),
+    ],
+)  # fmt: skip
+def test_every_precision_mode_v2(base, tmp_path, v2, mode):
+    assert run_atc(*base, "--input_shape=x:1,6", f"--precision_mode_v2={v2}")[0] == 0
+    assert _om.read(tmp_path / "m.om").precision_mode == mode
+
+
+@pytest.mark.parametrize("word", ["-", "--", "model.onnx"])
+def test_stray_words(word):
+    status, out, err = run_atc(word)
+    assert (status, err) == (255, f"ERROR: Non-option parameter '{word}'\n")
+    assert out.endswith("E19999: Internal Error!\n")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_the_first_line_always_comes_first(flag):
+    assert run_atc(flag)[1].startswith(atc.START + "\n")
+
+
+@pytest.mark.parametrize(
+    ("os_name", "cpu", "suffix"), [("linux", "", "_linux_x86_64"), ("", "aarch64", "_linux_aarch64"), ("a", "b", "_a_b")]
+)
+def test_one_host_name_is_enough_for_the_suffix(base, tmp_path, os_name, cpu, suffix):
+    assert run_atc(*base, "--input_shape=x:1,6", f"--host_env_os={os_name}", f"--host_env_cpu={cpu}")[0] == 0
+    assert [path.name for path in tmp_path.glob("*.om")] == [f"m{suffix}.om"]
+
+
+SHAPES = [
+    # --input_shape of the model with one input x [n, 6], other flags, code, a word of the message
+    ("x:1.5,6", (), "E10002", "decimal point"),
+    ("x:1.,6", (), "E10002", "decimal point"),
+    ("x:1,6a", (), "E10002", "ends in"),
+    ("1,6", (), "E10002", "has no name"),
+    (":1,6", (), "E10002", "name is empty"),
+    ("x:1,6;x:1,6", (), "E10002", "there twice"),
+    ("x:1~8,6;1~8,6", (), "E10002", "some shapes have a name"),
+    ("x:a,6", (), "E10014", "not a number"),
+    ("x:,6", (), "E10014", "not a number"),
+    ("x:2147483648,6", (), "E10013", "out of range"),
+    ("x:1,-2147483648", (), "E10013", "out of range"),
+    ("x:000000000000000000001,6", (), "E10013", "out of range"),
+    ("x:0,6", (), "E10011", "[0]"),
+    ("x:-2,6", (), "E10011", "[-2]"),
+    ("x:-1,0", (), "E10011", "[0]"),
+    ("x:-1,-2", ("--dynamic_batch_size=1,2",), "E19999", "is no size"),
+    ("x:8~1,6", (), "E10048", "8~1"),
+    ("x:-2~8,6", (), "E10048", "-2~8"),
+    ("x:1~-2,6", (), "E10048", "1~-2"),
+    ("1~8,6;1~8,6", (), "E10016", "Position 1"),
+    ("x:6", (), "E10049", "2 axes in the model and 1"),
+    ("x:", (), "E10049", "2 axes in the model and 0"),
+]
+
+
+@pytest.mark.parametrize("row", range(len(SHAPES)))
+def test_shapes(base, row):
+    shape, more, code, text = SHAPES[row]
+    assert text in refused([*base, f"--input_shape={shape}", *more], code)
+
+
+RANGES = ["", ";", "x", "x:", "x:1,6", "x:[1~8,6", "x:[1~8,,6]", "x:[a,6]", "x:[8~1,6]", "x:[-2,6]", "x:[1~8,6];[1~8,6]"]
+RANGES += ["x:[1~2147483648,6]", "x:[2147483648,6]", "x:[1~8.5,6]", "x:[-1~8,6]"]
+
+
+@pytest.mark.parametrize("text", RANGES[1:])
+def test_forms_of_a_shape_range_that_are_none(base, text):
+    refused([*base, f"--input_shape_range={text}"], "E10048")
+
+
+@pytest.mark.parametrize(
+    ("text", "ranges"),
+    [
+        ("x:[1~8,6]", ((1, 8), (6, 6))), ("[1~8,6]", ((1, 8), (6, 6))), (" x: [ 2~4 , 6 ] ", ((2, 4), (6, 6))),
+        ("x:[1~-1,6]", ((1, -1), (6, 6))), ("x:[-1,6]", ((0, -1), (6, 6))), ("x:[3~3,1~6]", ((3, 3), (1, 6))),
+        ("x:[1~2147483647,6]", ((1, 2147483647), (6, 6))),
+    ],
+)  # fmt: skip
+def test_forms_of_a_shape_range(base, tmp_path, text, ranges):
+    status, out, _ = run_atc(*base, f"--input_shape_range={text}")
+    assert status == 0, out
+    assert _om.read(tmp_path / "m.om").ranges == (ranges,)
+
+
+@pytest.mark.parametrize("flag", ["--input_shape_range=x:[2,6]", "--input_shape_range=x:[2~2,6]", "--input_shape=x:2~2,6"])
+def test_a_range_that_leaves_no_axis_open_is_a_fixed_shape(tmp_path, flag):
+    model = _om.read(convert(tmp_path, dense(), flag))
+    assert model.gear_kind is GearKind.NONE
+    assert (model.inputs[0].dims, model.outputs[0].dims) == ((2, 6), (2, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "ranges"),
+    [
+        ("x:1~8,6", ((1, 8), (6, 6))),
+        ("x:1~-1,6", ((1, -1), (6, 6))),
+        ("x:-1,6", ((0, -1), (6, 6))),
+        ("-1,6", ((0, -1), (6, 6))),
+    ],
+)
+def test_input_shape_as_a_range(tmp_path, shape, ranges):
+    model = _om.read(convert(tmp_path, dense(), f"--input_shape={shape}"))
+    assert model.ranges == (ranges,)
+    assert model.output_shapes == ((((8, 4),),) if ranges[0][1] == 8 else ())
+
+
+GEARS = [
+    # model, --input_shape, the gear flag, code
+    ("dense", "x:-1,6", "dynamic_batch_size=1,2a", "E10003"),
+    ("dense", "x:-1,6", "dynamic_batch_size=-1,2", "E10003"),
+    ("dense", "x:-1,6", "dynamic_batch_size=1,2147483648", "E10013"),
+    ("dense", "x:-1,6", "dynamic_batch_size=1,00000000002", "E10013"),
+    ("dense", "x:-1,6", "dynamic_batch_size=2,2", "E10039"),
+    ("dense", "x:-1,6", "dynamic_batch_size=0,2", "E10038"),
+    ("dense", "x:-1,6", "dynamic_batch_size=2", "E10035"),
+    ("conv", "img:1,3,-1,-1", "dynamic_image_size=8,8", "E10035"),
+    ("conv", "img:1,3,-1,-1", "dynamic_image_size=8,8;8,8", "E10039"),
+    ("conv", "img:1,3,-1,-1", "dynamic_image_size=8,0;8,8", "E10038"),
+    ("conv", "img:1,3,-1,-1", "dynamic_image_size=8,-8;8,8", "E10003"),
+    ("conv", "img:1,3,-1,-1", "dynamic_image_size=8,8;;16,16", "E10020"),
+    ("conv", "img:1,3,-1,-1", "dynamic_image_size=8,;16,16", "E10014"),
+    ("conv", "img:1,3,-1,-1", "dynamic_image_size=8,8;16,16;;", "E10020"),
+    ("conv", "img:1,3,-1", "dynamic_image_size=8,8;16,16", "E10019"),
+    ("conv", "img:1,3,5,-1,-1", "dynamic_image_size=8,8;16,16", "E10019"),
+    ("conv", "img:-1,3,-1,-1", "dynamic_image_size=8,8;16,16", "E10019"),
+    ("dense", "x:-1,6", "dynamic_dims=1", "E10035"),
+    ("dense", "x:-1,6", "dynamic_dims=1;1", "E10039"),
+    ("dense", "x:-1,6", "dynamic_dims=0;1", "E10038"),
+    ("dense", "x:-1,6", "dynamic_dims=1;a", "E10001"),
+    ("dense", "x:-1,6", "dynamic_dims=1;;2", "E10001"),
+    ("dense", "x:-1,6", "dynamic_dims=1,2;2", "E10003"),
+    ("dense", "x:-1,6", "dynamic_dims=1;2147483648", "E10013"),
+    ("pair", "x:-1,3;m:-1,5", "dynamic_dims=1;2", "E10003"),
+]
+
+
+@pytest.mark.parametrize("row", range(len(GEARS)))
+def test_gears(base, tmp_path, row):
+    name, shape, flag, code = GEARS[row]
+    onnx.save({"dense": dense, "conv": conv, "pair": pair}[name](), tmp_path / "g.onnx")
+    refused([*base, f"--model={tmp_path / 'g.onnx'}", f"--input_shape={shape}", f"--{flag}"], code)
+
+
+@pytest.mark.parametrize(("flag", "shape"), [("dynamic_batch_size=1,2", "x:-1,6"), ("dynamic_dims=1;2;", "x:-1,6")])
+def test_two_gears_are_enough(base, tmp_path, flag, shape):
+    assert run_atc(*base, f"--input_shape={shape}", f"--{flag}")[0] == 0
+    assert _om.read(tmp_path / "m.om").gears == ((1,), (2,))
+
+
+def test_an_input_without_minus_one_stays_static(tmp_path):
+    path = convert(tmp_path, pair(), "--input_shape=x:-1,3;m:2,5", "--dynamic_batch_size=1,2")
+    assert [tensor.dims for tensor in _om.read(path).inputs] == [(-1, 3), (2, 5)]
+
+
+def test_minus_one_on_a_later_axis_only_fails_in_the_build(base, tmp_path):
+    out = refused([*base, two_inputs(tmp_path), "--input_shape=x:-1,3;m:2,-1", "--dynamic_batch_size=1,2"], "E19999")
+    assert "elsewhere than on its first axis" in out
+
+
+def test_a_file_without_nodes_or_without_outputs_is_not_without_a_graph(base, tmp_path):
+    path = tmp_path / "odd.onnx"
+    through = build([], [("x", F32, [2])], [("x", F32, [2])])
+    onnx.save(through, path)
+    assert run_atc(*base, f"--model={path}", f"--output={tmp_path / 'odd'}")[0] == 0
+    onnx.save(build([helper.make_node("Neg", ["x"], ["y"])], [("x", F32, [2])], []), path)
+    assert "no output" in refused([*base, f"--model={path}"], "E20001")
+
+
+def test_inputs_of_types_that_are_not_simulated(base, tmp_path):
+    path = tmp_path / "odd.onnx"
+    text = TensorProto.STRING
+    onnx.save(build([helper.make_node("Identity", ["x"], ["y"])], [("x", text, [2])], [("y", text, [2])]), path)
+    assert "[x] is no tensor of a simulated type" in refused([*base, f"--model={path}"], "E19999")
+
+
+def test_aipp_beside_image_gears_says_that_it_is_not_simulated(base, tmp_path):
+    conf = tmp_path / "aipp.cfg"
+    conf.write_text("aipp_op { aipp_mode: static input_format: RGB888_U8 }")
+    image = [*base, image_model(tmp_path), "--input_shape=img:1,3,-1,-1", f"--insert_op_conf={conf}"]
+    assert "AIPP together with" in refused([*image, "--dynamic_image_size=8,8;16,16"], "E19999")
+    assert "AIPP together with" in refused(image, "E19999")
+
+
+@pytest.mark.parametrize(("code", "title"), [
+    *((f"E100{n}", "Invalid_Argument_Tensor_Input_Shape") for n in ("02", "11", "12", "19", "31", "40")),
+    *((f"E100{n}", "Invalid_Argument_Tensor_Dynamic_Shape") for n in ("09", "18", "35", "36", "37", "38", "39")),
+    ("E10016", "Invalid_Argument_Operator_Name"),
+    *((f"E100{n}", "Invalid_Argument") for n in ("01", "03", "04", "07", "10", "13", "14", "20", "54", "58")),
+])  # fmt: skip
+def test_titles(code, title):
+    out = StringIO()
+    atc._fail(out, [atc.Problem(code, "text", "cause", "help"), atc.Problem("E10016", "more")], datetime.now)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == atc.FAILURE
+    assert lines[1].endswith(f" {title}({code}): text")
+    assert lines[2:] == [
+        "        Possible Cause: cause",
+        "        Solution: help",
+        "        TraceBack (most recent call last):",
+        "        Invalid_Argument_Operator_Name(E10016): more",
+    ]

@@ -891,6 +891,8 @@ def _compile(job: _Job, results: Sequence[_Output], fp16_inputs: Sequence[str]) 
     if job.gears or job.kind not in (GearKind.NONE, GearKind.RANGE):
         _check_gears(job.gears)
     dims = [tuple(axis.dim for axis in shape) for shape in axes]
+    if job.kind is GearKind.RANGE and not any(-1 in shape for shape in dims):
+        job = replace(job, kind=GearKind.NONE)  # Decision: a range that leaves no axis open is a fixed shape
     if job.kind is GearKind.BATCH and any(-1 in shape[1:] for shape in dims):
         # 5.4: passes the checks where another input is fine; the build fails. What E10018 recorded comes first.
         _refuse("E19999", "acl_sim: an input has -1 elsewhere than on its first axis with [--dynamic_batch_size].")
