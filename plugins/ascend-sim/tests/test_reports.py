@@ -222,6 +222,14 @@ def test_unsubscribe_codes(stream):
     assert acl.rt.unsubscribe_report(me(), stream) == 107011
 
 
+def test_destroying_a_stream_that_a_callback_holds(stream):
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(print, None, BLOCK, stream)
+    work(stream)
+    with pytest.raises(Violation, match=r"stream destroyed.*waits for a callback"):
+        acl.rt.destroy_stream(stream)
+
+
 def test_unsubscribing_with_callbacks_waiting(stream):
     acl.rt.subscribe_report(me(), stream)
     acl.rt.launch_callback(print, None, NO_BLOCK, stream)
