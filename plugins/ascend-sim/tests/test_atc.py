@@ -220,6 +220,7 @@ def test_a_blank_in_image_gears_fails_later(base, tmp_path):
 def test_e10022_output_is_a_directory(base, tmp_path):
     refused([*base, f"--output={tmp_path}"], "E10022")
     refused([*base, f"--output={tmp_path}/"], "E10022")
+    refused([*base, f"--output={tmp_path}/no/"], "E10022")
 
 
 def test_e10031_no_batch(base):
@@ -424,11 +425,18 @@ def test_operator_sets(tmp_path, opset, ir):
     convert(tmp_path, dense(opset=opset, ir=ir), "--input_shape=x:2,6")
 
 
-def test_an_operator_set_outside_the_documented_ones_is_warned_of(base, tmp_path):
-    onnx.save(dense(opset=21, ir=10), tmp_path / "m.onnx")
+@pytest.mark.parametrize(("opset", "warned"), [(10, True), (11, False), (18, False), (19, True), (21, True)])
+def test_an_operator_set_outside_the_documented_ones_is_warned_of(base, tmp_path, opset, warned):
+    onnx.save(dense(opset=opset, ir=10), tmp_path / "m.onnx")
     status, out, _ = run_atc(*base, "--input_shape=x:1,6")
     assert status == 0
-    assert "11 to 18 are documented" in out
+    assert ("11 to 18 are documented" in out) is warned
+
+
+def test_a_model_that_the_checker_refuses(base, tmp_path):
+    path = tmp_path / "odd.onnx"
+    onnx.save(build([helper.make_node("Neg", ["x"], ["y"])], [("x", F32, [2])], [("y", F32, None)]), path)
+    assert "is invalid" in refused([*base, f"--model={path}"], "E16005")
 
 
 def test_aipp_errors(base, tmp_path):
@@ -720,3 +728,46 @@ def test_titles(code, title):
         "        TraceBack (most recent call last):",
         "        Invalid_Argument_Operator_Name(E10016): more",
     ]
+
+
+def test_a_known_operator_of_a_foreign_domain_is_unknown(base, tmp_path):
+    node = helper.make_node("Neg", ["x"], ["y"], domain="com.example")
+    model = build([node], [("x", F32, [1])], [("y", F32, [1])])
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.save(model, tmp_path / "foreign.onnx")
+    assert "com.example::Neg" in refused([*base, f"--model={tmp_path / 'foreign.onnx'}"], "E16002")
+
+
+def test_an_output_that_cannot_be_written(base, tmp_path):
+    (tmp_path / "m.om").mkdir()
+    assert "Cannot write" in refused([*base, "--input_shape=x:1,6"], "E13001")
+
+
+def test_a_model_beyond_the_limit_of_its_format(base, monkeypatch):
+    monkeypatch.setattr(atc, "_MAX_ONNX_BYTES", onnx.load_model(base[0].partition("=")[2]).ByteSize())
+    assert run_atc(*base, "--input_shape=x:1,6")[0] == 0
+    monkeypatch.setattr(atc, "_MAX_ONNX_BYTES", atc._MAX_ONNX_BYTES - 1)
+    assert "beyond 2 GiB" in refused([*base, "--input_shape=x:1,6"], "E19999")
+
+
+def test_ranks_that_nobody_knows(base, tmp_path):
+    path = tmp_path / "rank.onnx"
+    inputs = [("x", F32, ["n"]), ("s", 7, ["k"])]
+    onnx.save(build([helper.make_node("Expand", ["x", "s"], ["y"])], inputs, [("y", F32, ["m"])]), path)
+    shapes = [*base, f"--model={path}"]
+    out = refused([*shapes, "--input_shape=x:-1;s:-1"], "E20001")
+    assert "not known for the shape range" in out
+    out = refused([*shapes, "--input_shape=x:1;s:-1", "--dynamic_dims=1;2"], "E20001")
+    assert "differs between gears" in out
+
+
+@pytest.mark.parametrize("shape", ["x:00000000000000000008,6", "x:+8,6", "x: 8 ,6"])
+def test_numbers_in_odd_dress(tmp_path, shape):
+    assert _om.read(convert(tmp_path, dense(), f"--input_shape={shape}")).inputs[0].dims == (8, 6)
+
+
+def test_the_largest_size(tmp_path):
+    model = _om.read(convert(tmp_path, dense(), "--input_shape=x:1~2147483647,6"))
+    assert model.ranges[0][0] == (1, 2147483647)
+    model = _om.read(convert(tmp_path, dense(), "--input_shape=x:-1,6", "--dynamic_dims=0000000001;2147483647"))
+    assert model.gears == ((1,), (2147483647,))

@@ -96,6 +96,9 @@ class World:
         ctypes.memmove(address, data, len(data))
         return address, len(data)
 
+    def fields(self, name):
+        return dict(zip(("address", "size"), self.memory(name), strict=True))
+
     def load(self, name):
         model, ret = mdl.load_from_file(self.path(name))
         assert ret == 0
@@ -172,6 +175,10 @@ LOADING = [
     (lambda w: mdl.load_with_config(w.configured(kind=2, path=w.path("batch"), weight=64, weight_size=1)), (0, 145000)),
     (lambda w: mdl.load_with_config(w.configured(kind=3, address=0, size=64)), (0, 100000)),
     (lambda w: mdl.load_with_config(w.configured(kind=4, address=64, size=0)), (0, 100000)),
+    (lambda w: mdl.load_with_config(w.configured(kind=0, **w.fields("static"))), (0, 100000)),
+    (lambda w: mdl.load_with_config(w.configured(kind=7, **w.fields("static"))), (0, 100000)),
+    (lambda w: mdl.load_with_config(w.configured(kind=3, **w.fields("static"))), (1, 0)),
+    (lambda w: mdl.load_with_config(w.configured(kind=4, **w.fields("static"))), (1, 0)),
     (lambda w: mdl.set_config_opt(0, 1, 1), 100000),
     (lambda w: mdl.set_config_opt(w.config, 0, np.int32(1)), 0),  # letter i
     (lambda w: mdl.set_config_opt(w.config, 14, 1), 0),

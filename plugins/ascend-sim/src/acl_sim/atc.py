@@ -525,7 +525,7 @@ def _axis(text: str, group: str, has_gears: bool, is_range: bool) -> _Axis:
     if is_range and "~" in text:
         low_text, _, high_text = text.partition("~")
         low, high = _dim(low_text, group), _dim(high_text, group)
-        if low < 0 or high < -1 or (high != -1 and low > high):
+        if low < 0 or (high != -1 and low > high):
             _refuse("E10048", f"Range [{text}] in [{group}] is invalid: it looks like [1~8] or [1~-1].")
         return _Axis(low, high)
     dim = _dim(text, group)
@@ -629,7 +629,7 @@ def _image_gears(text: str, shapes: Mapping[str, list[int]], input_format: str) 
     if not varying:
         _refuse("E10019", "H and W of an input in [--input_shape] must be -1 with [--dynamic_image_size].")
     for name, dims in varying:
-        if len(dims) != 4 or dims[2:] != [-1, -1] or -1 in dims[:2]:
+        if dims[2:] != [-1, -1] or -1 in dims[:2]:  # and so has four axes
             _refuse("E10019", f"Input [{name}]: only H and W may be -1 with [--dynamic_image_size].")
     if not re.fullmatch(r"[0-9,; ]+", text):
         _refuse(
