@@ -625,6 +625,7 @@ def test_a_range_that_leaves_no_axis_open_is_a_fixed_shape(tmp_path, flag):
         ("x:1~-1,6", ((1, -1), (6, 6))),
         ("x:-1,6", ((0, -1), (6, 6))),
         ("-1,6", ((0, -1), (6, 6))),
+        ("x:0~8,6", ((0, 8), (6, 6))),
     ],
 )
 def test_input_shape_as_a_range(tmp_path, shape, ranges):
@@ -771,3 +772,21 @@ def test_the_largest_size(tmp_path):
     assert model.ranges[0][0] == (1, 2147483647)
     model = _om.read(convert(tmp_path, dense(), "--input_shape=x:-1,6", "--dynamic_dims=0000000001;2147483647"))
     assert model.gears == ((1,), (2147483647,))
+
+
+@pytest.mark.parametrize(
+    ("input_format", "rank", "number"), [("NCHW", 4, 0), ("NCDHW", 5, 30), ("ND", 4, 2), ("NCHW", 5, 2), ("NCDHW", 4, 2)]
+)
+def test_formats_of_tensors(tmp_path, input_format, rank, number):
+    model = build([helper.make_node("Neg", ["x"], ["y"])], [("x", F32, [2] * rank)], [("y", F32, [2] * rank)])
+    converted = _om.read(convert(tmp_path, model, f"--input_format={input_format}"))
+    assert (converted.inputs[0].format, converted.outputs[0].format) == (number, number)
+
+
+def test_a_tensor_that_no_card_holds(base):
+    assert "beyond the limit" in refused([*base, "--input_shape=x:2147483647,2147483647"], "E19999")
+
+
+def test_a_shape_range_that_the_graph_contradicts(base):
+    assert "for its shape range" in refused([*base, "--input_shape=x:-1,7"], "E20001")
+    assert "for input shapes [8, 7]" in refused([*base, "--input_shape=x:1~8,7"], "E20001")

@@ -297,7 +297,24 @@ def test_a_gear_of_another_model_id_is_not_this_ones(bench):
     assert mdl.get_cur_output_dims(second.desc, 0)[0]["dims"] == [40, 4]
 
 
+def test_a_gear_set_into_host_memory_is_named(bench):
+    client = bench("batch")
+    buffer = mdl.get_dataset_buffer(client.inputs, 1)
+    acl.update_data_buffer(buffer, rt.malloc_host(64)[0], 4)
+    with pytest.raises(Violation, match="host pointer"):
+        client.set_batch(2)
+
+
 # 3.5
+
+
+def test_a_model_of_another_device_is_refused(rule_files):
+    start(devices=2)
+    client = Bench(rule_files["static"])
+    rt.set_device(1)
+    assert mdl.execute_async(client.model, client.inputs, client.outputs, 0) == 107003
+    rt.set_device(0)
+    assert mdl.execute_async(client.model, client.inputs, client.outputs, 0) == 0
 
 
 def test_the_order_of_executes_checks(bench):

@@ -475,13 +475,16 @@ def test_gear_lists(files, batch):
     assert acl.mdl.get_input_dynamic_dims(dims, -1, 4097) == (None, 100000)
 
 
-def test_more_gears_than_can_be_read(files, tmp_path):
+@pytest.mark.parametrize(("count", "code"), [(128, 0), (129, 300000)])
+def test_more_gears_than_can_be_read(files, tmp_path, count, code):
     model = _om.read(files["batch"])
-    gears = tuple((n,) for n in range(1, 130))
+    gears = tuple((n,) for n in range(1, count + 1))
     changes = {name: getattr(model, name) for name in _om._MODEL_FIELDS} | {"graph": model.graph}
-    changes |= {"gears": gears, "output_shapes": tuple(((n, 4),) for (n,) in gears), "flops": (0,) * 129}
+    changes |= {"gears": gears, "output_shapes": tuple(((n, 4),) for (n,) in gears), "flops": (0,) * count}
     _om.write(tmp_path / "many.om", _om.Model(**changes))
-    assert acl.mdl.get_dynamic_batch(Client(tmp_path / "many.om").desc) == ({}, 300000)
+    listed, ret = acl.mdl.get_dynamic_batch(Client(tmp_path / "many.om").desc)
+    assert ret == code
+    assert listed == ({} if code else {"batchCount": 128, "batch": [n for (n,) in gears]})
 
 
 def test_names_beyond_127_characters(tmp_path):

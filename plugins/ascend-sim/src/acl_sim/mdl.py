@@ -650,8 +650,8 @@ def _set_sizes(name: str, kind: GearKind, number: int, handle: int, index: int, 
     if buffer.size < 4 * len(values):
         raise Refused(GE_DYNAMIC_INPUT_LENGTH_INVALID, f"the gear input has {buffer.size} bytes, {4 * len(values)} are needed")
     loaded = models().get(number)
-    # The engine compares the number of values only: n-d gears with as many pass, too.
-    if loaded.model.gear_kind not in (kind, GearKind.DIMS) or values not in loaded.model.gears:
+    # The engine compares the number of values only: n-d gears with as many pass, too. Batch and image gears never have as many.
+    if values not in loaded.model.gears:
         raise Refused(GE_DYNAMIC_BATCH_SIZE_INVALID, f"{list(values)} is no gear of model {number}: {list(loaded.model.gears)}")
     _write_gear(loaded, buffer, index, values)
     loaded.current = kind, values
