@@ -422,6 +422,31 @@ def test_execute_holds_its_context_to_account(bench):
     assert thread_codes == [107002, 0], "no context; then the one that loaded it"
 
 
+@pytest.mark.parametrize("queued", ["writes the input", "reads the output"])
+def test_execute_beside_queued_work_on_its_buffers_is_named(queued, bench):
+    client = bench("static")
+    client.fill()
+    host = rt.malloc_host(24)[0]
+    if queued == "writes the input":
+        block = acl.get_data_buffer_addr(mdl.get_dataset_buffer(client.inputs, 1))
+        assert rt.memcpy_async(block, 24, host, 24, 1, 0) == 0
+    else:
+        block = acl.get_data_buffer_addr(mdl.get_dataset_buffer(client.outputs, 0))
+        assert rt.memcpy_async(host, 24, block, 24, 2, 0) == 0
+    with pytest.raises(Violation, match="execute"):
+        client.execute()
+    assert rt.synchronize_stream(0) == 0
+    assert client.execute() == 0
+
+
+def test_execute_may_read_what_queued_work_reads(bench):
+    client = bench("static")
+    client.fill()
+    block = acl.get_data_buffer_addr(mdl.get_dataset_buffer(client.inputs, 0))
+    assert rt.memcpy_async(rt.malloc_host(24)[0], 24, block, 24, 2, 0) == 0
+    assert client.execute() == 0
+
+
 def test_execute_v2_takes_its_own_config_only(bench):
     client = bench("static")
     client.fill()
@@ -479,6 +504,40 @@ def test_a_name_with_null_in_it_is_no_null_pointer(rule_files):
     mdl.get_desc_from_file(desc, str(rule_files["static"]))
     mdl.get_input_index_by_name(desc, "null")
     assert last_message() == "EH0001: acl.mdl.get_input_index_by_name: no input is named 'null' (error code 100000)"
+
+
+# Functions whose answer has no room for a code: the thread's last error tells it.
+
+SILENT = [
+    (lambda: acl.get_tensor_desc_size(0), 100000),
+    (lambda: acl.get_tensor_desc_type(0), 100000),
+    (lambda: acl.get_tensor_desc_dim(acl.create_tensor_desc(0, [1], 2), 1), 100000),
+    (lambda: mdl.get_num_inputs(0), 100000),
+    (lambda: mdl.get_num_outputs(0), 100000),
+    (lambda: mdl.get_input_size_by_index(mdl.create_desc(), 0), 100000),
+    (lambda: mdl.get_output_size_by_index(mdl.create_desc(), 0), 100000),
+    (lambda: mdl.get_input_name_by_index(mdl.create_desc(), 0), 100000),
+    (lambda: mdl.get_output_name_by_index(mdl.create_desc(), 0), 100000),
+    (lambda: mdl.get_input_data_type(mdl.create_desc(), 0), 100000),
+    (lambda: mdl.get_output_format(mdl.create_desc(), 0), 100000),
+    (lambda: mdl.get_tensor_real_name(0, "x"), 100000),
+    (lambda: mdl.get_op_attr(0, "x", "y"), 100000),
+    (lambda: mdl.get_dataset_num_buffers(0), 100000),
+    (lambda: mdl.get_dataset_buffer(0, 0), 100000),
+    (lambda: mdl.get_dataset_buffer(mdl.create_dataset(), 0), 100000),
+    (lambda: mdl.get_dataset_tensor_desc(0, 0), 100000),
+    (lambda: mdl.get_dataset_tensor_desc(mdl.create_dataset(), 0), 0),
+    (lambda: acl.get_data_buffer_addr(0), 0),
+    (lambda: acl.get_data_buffer_size(0), 0),
+    (lambda: acl.destroy_tensor_desc(0), 0),
+]
+
+
+@pytest.mark.parametrize("row", range(len(SILENT)))
+def test_the_last_error_of_functions_without_a_code(row):
+    call, code = SILENT[row]
+    call()
+    assert rt.get_last_error(0) == code
 
 
 # 1.1, 1.5, 3.1, 7.9: tensor descs without a handle, and codes of tolerant mode
