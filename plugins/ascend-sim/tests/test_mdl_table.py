@@ -483,6 +483,11 @@ def test_user_memory_is_where_the_model_lives(world):
     assert used(work_block, work) == weight
     assert used(0, 0, weight_block, weight) == work
     assert used(work_block, work, weight_block, weight) == 0
+    world.configured(path=world.path("batch"), work=work_block, work_size=work, weight=weight_block, weight_size=weight)
+    for kind, taken in ((1, work + weight), (2, 0)):  # only type 2 looks at the user's memory
+        before = rt.get_mem_info(0)[0]
+        assert mdl.load_with_config(world.configured(kind=kind))[1] == 0
+        assert before - rt.get_mem_info(0)[0] == taken
 
 
 def test_a_model_fits_to_the_last_byte(table_files):

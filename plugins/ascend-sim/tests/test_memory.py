@@ -62,6 +62,7 @@ def test_fresh_memory_is_poisoned_in_strict_mode_only():
         host = acl.rt.malloc_host(8)[0]
         acl.rt.memcpy(host, 8, ptr, 8, D2H)
         assert acl.util.ptr_to_bytes(host, 8) == expected
+        assert acl.util.ptr_to_bytes(acl.rt.malloc_host(8)[0], 8) == expected
 
 
 def test_real_size_is_rounded_up_by_32_plus_32():
@@ -205,6 +206,14 @@ def test_memcpy_moves_overlapping_bytes():
     out = acl.rt.malloc_host(8)[0]
     acl.rt.memcpy(out, 8, ptr, 8, D2H)
     assert acl.util.ptr_to_bytes(out, 8) == b"ababcdef"
+
+
+def test_in_device_mode_every_copy_is_on_the_device():
+    restart(run_mode="device")
+    ptr, host = malloc(64), acl.rt.malloc_host(64)[0]
+    assert acl.rt.memcpy(ptr, 64, host, 64, H2D) == 0
+    assert acl.rt.memcpy(host, 64, ptr, 64, D2H) == 0
+    assert [engine for engine, us in testing.ledger().busy_us.items() if us] == ["compute"]
 
 
 def test_device_mode_shares_memory():

@@ -222,6 +222,38 @@ def test_unsubscribe_codes(stream):
     assert acl.rt.unsubscribe_report(me(), stream) == 107011
 
 
+def test_unsubscribing_with_callbacks_delivered_but_not_pumped(stream):
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(print, None, NO_BLOCK, stream)
+    assert acl.rt.synchronize_stream(stream) == 0
+    with pytest.raises(Violation, match="callbacks lost"):
+        acl.rt.unsubscribe_report(me(), stream)
+
+
+def test_a_violation_in_a_callback_passes_through(stream):
+    block = acl.rt.malloc(8, 0)[0]
+    acl.rt.free(block)
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(acl.rt.free, block, BLOCK, stream)
+    with pytest.raises(Violation, match="double free"):
+        acl.rt.process_report(10)
+    assert acl.rt.synchronize_stream(stream) == 0, "its stream goes on"
+
+
+def test_other_threads_go_on_while_a_callback_runs(stream):
+    counts = []
+
+    def callback(_):
+        thread = threading.Thread(target=lambda: counts.append(acl.rt.get_device_count()), daemon=True)
+        thread.start()
+        thread.join(10)
+
+    acl.rt.subscribe_report(me(), stream)
+    acl.rt.launch_callback(callback, None, NO_BLOCK, stream)
+    assert acl.rt.process_report(10) == 0
+    assert counts == [(2, 0)]
+
+
 def test_destroying_a_stream_that_a_callback_holds(stream):
     acl.rt.subscribe_report(me(), stream)
     acl.rt.launch_callback(print, None, BLOCK, stream)
