@@ -406,6 +406,37 @@ def test_a_shape_that_is_not_in_the_range(given, bench):
     assert client.execute() == 145000
 
 
+def test_buffers_of_a_shape_range_need_hold_the_shape_at_hand_only(bench):
+    client = bench("range")
+    client.shorten(client.inputs, 0, 3 * 6 * 4)
+    client.shorten(client.outputs, 0, 3 * 4 * 4)
+    client.fill()
+    mdl.set_dataset_tensor_desc(client.inputs, acl.create_tensor_desc(0, [3, 6], 2), 0)
+    assert client.execute() == 0
+    client.shorten(client.outputs, 0, 3 * 4 * 4 - 1)
+    with pytest.raises(Violation, match="short buffer"):
+        client.execute()
+
+
+def test_unloading_after_the_work_is_synchronised(bench):
+    client = bench("static")
+    client.fill()
+    assert mdl.execute_async(client.model, client.inputs, client.outputs, 0) == 0
+    assert rt.synchronize_stream(0) == 0
+    assert mdl.unload(client.model) == 0
+    assert client.execute() == 145003
+
+
+def test_unloading_before_that_runs_the_work_first_in_tolerant_mode(rule_files):
+    start(strict=False)
+    client = Bench(rule_files["static"])
+    client.fill()
+    assert mdl.execute_async(client.model, client.inputs, client.outputs, 0) == 0
+    assert mdl.unload(client.model) == 0
+    assert testing.ledger().launches == {"static": {"static": 1}}
+    assert [violation.rule for violation in testing.ledger().violations] == ["unload while in use"]
+
+
 def test_execute_holds_its_context_to_account(bench):
     client = bench("static")
     client.fill()

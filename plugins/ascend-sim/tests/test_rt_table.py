@@ -319,7 +319,9 @@ def test_destroy_context_after_finalize():
 
 def test_giving_back_after_finalize(world):
     acl.init()
+    assert rt.subscribe_report(1, world.stream) == 0
     acl.finalize()
+    assert [rt.synchronize_device(), rt.unsubscribe_report(1, world.stream), rt.get_context()[1], rt.get_device()[1]] == [0] * 4
     assert [rt.destroy_event(world.event), rt.synchronize_stream(world.stream), rt.destroy_stream(world.stream)] == [0] * 3
     assert [rt.free(world.dev), rt.free_host(world.host), rt.reset_device(0)] == [0] * 3
     testing.assert_clean()
