@@ -346,6 +346,27 @@ def test_synchronising_what_a_dead_thread_should_pump(stream):
         acl.rt.synchronize_stream(stream)
 
 
+def test_patience_is_for_callbacks_nobody_pumps_not_for_slow_ones(stream, monkeypatch):
+    monkeypatch.setattr("acl_sim._clock.STALL_S", 0.5)
+    done, pumping = threading.Event(), threading.Event()
+
+    def pump():
+        pumping.wait(30)
+        acl.rt.process_report(-1)
+        done.wait(30)  # alive, but pumps no more
+
+    ident, _ = acl.util.start_thread(pump, None)
+    acl.rt.subscribe_report(ident, stream)
+    acl.rt.launch_callback(lambda _: threading.Event().wait(0.8), None, BLOCK, stream)
+    pumping.set()
+    assert acl.rt.synchronize_stream(stream) == 0, "it ran for longer than the patience"
+    acl.rt.launch_callback(print, None, BLOCK, stream)
+    with pytest.raises(Violation, match="nobody pumped its callback for 0.5 s"):
+        acl.rt.synchronize_stream(stream)
+    done.set()
+    acl.util.stop_thread(ident)
+
+
 def test_in_tolerant_mode_such_a_wait_ends_with_507046():
     testing.reset(strict=False)
     acl.rt.set_device(0)
