@@ -6,11 +6,12 @@ import threading
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import acl_sim as acl
 from acl_sim import _om, testing
 from acl_sim.testing import Violation
-from tiny_models import add2, conv, convert, dense, pair
+from tiny_models import add2, build, conv, convert, dense, pair
 
 mdl, rt = acl.mdl, acl.rt
 STALE = 0x2000_0000_0000 + 64 * 10_000
@@ -346,6 +347,19 @@ def test_sizes_are_checked_with_64_bytes_of_slack(place, missing, code, tmp_path
         assert last_message().startswith(f"E13025: acl.mdl.execute: {place} has {600 - missing} bytes, the model needs 600")
 
 
+def test_a_null_output_is_not_too_short(tmp_path):
+    start()
+    big = add2()
+    for value in (*big.graph.input, *big.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 50
+    client = Bench(convert(tmp_path, big))
+    client.fill()
+    buffer = mdl.get_dataset_buffer(client.outputs, 0)
+    acl.update_data_buffer(buffer, 0, 0)
+    assert client.execute() == 0
+    assert acl.get_data_buffer_size(buffer) == 600
+
+
 def test_bigger_buffers_are_fine(bench):
     client = bench("static")
     assert mdl.execute(client.model, dataset(500, 500), dataset(500)) == 0
@@ -468,6 +482,83 @@ def test_execute_beside_queued_work_on_its_buffers_is_named(queued, bench):
         client.execute()
     assert rt.synchronize_stream(0) == 0
     assert client.execute() == 0
+
+
+def test_a_gear_written_by_hand_that_is_none(rule_files):
+    start(strict=False)
+    client = Bench(rule_files["batch"])
+    client.fill()
+    assert client.set_batch(2) == 0
+    address = acl.get_data_buffer_addr(mdl.get_dataset_buffer(client.inputs, 1))
+    assert rt.memset(address, 4, 7, 4) == 0
+    assert client.execute() == 0
+    assert [violation.rule for violation in testing.ledger().violations] == ["gear input written", "no gear"]
+    assert testing.ledger().launches == {"batch": {"40": 1}}
+
+
+@pytest.mark.parametrize("place", ["output", "gear"])
+def test_host_memory_in_a_dataset_is_named(place, bench):
+    client = bench("batch")
+    client.fill()
+    assert client.set_batch(2) == 0
+    which, index = (client.outputs, 0) if place == "output" else (client.inputs, 1)
+    buffer = mdl.get_dataset_buffer(which, index)
+    acl.update_data_buffer(buffer, rt.malloc_host(1000)[0], acl.get_data_buffer_size(buffer))
+    with pytest.raises(Violation, match="host pointer"):
+        client.execute()
+
+
+def test_bools_are_whatever_is_not_zero(tmp_path):
+    start()
+    model = build([helper.make_node("Not", ["x"], ["y"])], [("x", 9, [3])], [("y", 9, [3])])
+    client = Bench(convert(tmp_path, model))
+    data = bytes([0, 1, 7])
+    address = acl.get_data_buffer_addr(mdl.get_dataset_buffer(client.inputs, 0))
+    assert rt.memcpy(address, 3, acl.util.bytes_to_ptr(data), 3, 1) == 0
+    assert client.execute() == 0
+    host = rt.malloc_host(3)[0]
+    assert rt.memcpy(host, 3, acl.get_data_buffer_addr(mdl.get_dataset_buffer(client.outputs, 0)), 3, 2) == 0
+    assert acl.util.ptr_to_bytes(host, 3) == bytes([1, 0, 0])
+
+
+def test_each_output_is_shown_at_the_gear_that_is_largest_for_it(tmp_path):
+    start()
+    client = Bench(convert(tmp_path, pair(), "--input_shape=m:-1,-1;x:-1,3", "--dynamic_dims=2,50,2;4,7,4"))
+    assert mdl.get_output_dims(client.desc, 0)[0]["dims"] == [4, 3]
+    assert mdl.get_output_size_by_index(client.desc, 0) == 4 * 3 * 4
+    assert mdl.get_input_size_by_index(client.desc, 1) == 2 * 50 * 4
+
+
+def test_events_that_order_two_executions_of_a_model(bench):
+    client = bench("static")
+    client.fill()
+    streams = [rt.create_stream()[0] for _ in range(3)]
+
+    def tie(before, after):
+        event = rt.create_event()[0]
+        assert [rt.record_event(event, before), rt.stream_wait_event(after, event)] == [0, 0]
+
+    def queue(stream):
+        return mdl.execute_async(client.model, client.inputs, client.outputs, stream)
+
+    assert queue(streams[0]) == 0
+    tie(streams[0], streams[1])
+    tie(streams[1], streams[2])
+    assert queue(streams[2]) == 0, "ordered through a stream between"
+    with pytest.raises(Violation, match="one model on two streams"):
+        queue(streams[0])
+
+
+def test_an_event_recorded_too_early_orders_nothing(bench):
+    client = bench("static")
+    client.fill()
+    first, second = (rt.create_stream()[0] for _ in range(2))
+    event = rt.create_event()[0]
+    assert rt.record_event(event, first) == 0
+    assert mdl.execute_async(client.model, client.inputs, client.outputs, first) == 0
+    assert rt.stream_wait_event(second, event) == 0
+    with pytest.raises(Violation, match="one model on two streams"):
+        mdl.execute_async(client.model, client.inputs, client.outputs, second)
 
 
 def test_execute_may_read_what_queued_work_reads(bench):

@@ -745,7 +745,7 @@ def test_freed_memory_as_an_input(files):
 def test_a_model_of_another_context(files):
     client = Client(files["static"])
     acl.rt.create_context(0)
-    with pytest.raises(Violation, match="other context"):
+    with pytest.raises(Violation, match=r"^\[other context\]"):
         client.execute()
 
 

@@ -90,7 +90,9 @@ def test_memory_is_per_device():
 
 @pytest.mark.parametrize(("attribute", "soc", "present"), [
     (0, "Ascend310P3", True), (1, "Ascend310P3", False), (2, "Ascend310P3", True), (5, "Ascend310P3", False),
-    (0, "Ascend910B1", False), (1, "Ascend910B1", True), (9, "Ascend910B1", False),
+    (3, "Ascend310P3", True), (4, "Ascend310P3", False), (6, "Ascend310P3", False), (-1, "Ascend310P3", False),
+    (0, "Ascend910B1", False), (1, "Ascend910B1", True), (9, "Ascend910B1", False), (4, "Ascend910B1", True),
+    (5, "Ascend910B1", True), (2, "Ascend910B1", False), (3, "Ascend910B1", False),
 ])  # fmt: skip
 def test_mem_info_by_product(attribute, soc, present):
     restart(soc_name=soc)
@@ -304,3 +306,48 @@ def test_a_violation_passes_except_exception():
 
     with pytest.raises(Violation, match="double free"):
         client()
+
+
+def test_host_views_of_what_queued_work_writes():
+    ptr, host = malloc(8), acl.rt.malloc_host(8)[0]
+    assert acl.rt.memcpy_async(host, 8, ptr, 8, D2H, 0) == 0
+    with pytest.raises(Violation, match="ptr_to_bytes"):
+        acl.util.ptr_to_bytes(host, 8)
+    with pytest.warns(Warning, match="deprecated"), pytest.raises(Violation, match="ptr_to_numpy"):
+        acl.util.ptr_to_numpy(host, (8,), 2)
+    assert acl.rt.synchronize_stream(0) == 0
+    assert acl.util.ptr_to_bytes(host, 8) == b"\xff" * 8
+
+
+@pytest.mark.parametrize("make", ["pinned", "device"])
+def test_an_async_copy_to_pageable_memory_is_named(make):
+    ptr, array = malloc(8), np.zeros(8, np.uint8)
+    arguments = (array.ctypes.data, 8, ptr, 8, D2H, 0) if make == "device" else (ptr, 8, array.ctypes.data, 8, H2D, 0)
+    with pytest.raises(Violation, match="pageable memory"):
+        acl.rt.memcpy_async(*arguments)
+
+
+@pytest.mark.parametrize(("shape", "kind", "text"), [((2,), 99, "unknown numpy type 99"), ((-2,), 5, "negative shape")])
+def test_views_that_numpy_does_not_know(shape, kind, text):
+    host = acl.rt.malloc_host(24)[0]
+    with pytest.warns(Warning, match="deprecated"), pytest.raises(ValueError, match=text):
+        acl.util.ptr_to_numpy(host, shape, kind)
+
+
+def test_a_view_that_tolerant_mode_cannot_give_whole_is_none():
+    restart(strict=False)
+    host = acl.rt.malloc_host(8)[0]
+    with pytest.warns(Warning, match="deprecated"):
+        assert acl.util.ptr_to_numpy(host, (100,), 12) is None
+    assert rules() == ["out of bounds"]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [
+    (0, np.bool_), (1, np.int8), (2, np.uint8), (3, np.int16), (4, np.uint16), (5, np.int32), (6, np.uint32), (7, np.int64),
+    (8, np.uint64), (9, np.longlong), (10, np.ulonglong), (11, np.float32), (12, np.float64), (23, np.float16),
+])  # fmt: skip
+def test_numpy_type_numbers(kind, dtype):
+    host = acl.rt.malloc_host(24)[0]
+    with pytest.warns(Warning, match="deprecated"):
+        view = acl.util.ptr_to_numpy(host, (2, True), kind)
+    assert (view.dtype, view.shape, view.flags.writeable, view.flags.owndata) == (np.dtype(dtype), (2, 1), True, False)

@@ -127,7 +127,7 @@ def ptr_to_numpy(address: int, shape: Any, npy_type: int) -> Any:
     data = here.memory.view(address, size, "ptr_to_numpy", side="host")
     if len(data) < size:
         raise Refused(RT_PARAM_INVALID, f"ptr_to_numpy: {size} bytes asked, {len(data)} there")
-    return np.frombuffer(data, dtype).reshape(shape)
+    return np.frombuffer(data, dtype).reshape([int(dim) for dim in shape])  # numpy takes no bools for dims
 
 
 class _Thread(threading.Thread):
