@@ -508,7 +508,7 @@ def test_log_levels(base, log):
     assert run_atc(*base, "--input_shape=x:1,6", f"--log={log}")[0] == 0
 
 
-@pytest.mark.parametrize("mode", ["1", "3", "5", "6", "7", "30"])
+@pytest.mark.parametrize("mode", ["3", "5", "7", "30"])
 def test_known_modes_are_no_wrong_values(base, mode):
     assert f"mode {mode} is not simulated" in refused([*base, f"--mode={mode}"], "E19999")
 
