@@ -487,7 +487,7 @@ def test_null_unknown_and_wrong_indexes(client, tmp_path):
     aipp = parameters(2)
     for call, index in ((acl.mdl.set_input_aipp, 1), (acl.mdl.set_aipp_by_input_index, 0)):
         assert call(client.model, 0, index, aipp) == 100000
-        assert "null dataset" in message()
+        assert "the dataset is null" in message()
         assert call(client.model, client.inputs, index, 0) == 100000
         assert "the aipp is null" in message()
         assert call(99, client.inputs, index, aipp) == 145003

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from acl_sim._errors import Rule
 from acl_sim._ledger import caller_site
 from acl_sim._pace import SPIN_S, Pace, sleep_with_gil
 from acl_sim._reports import ENDED
@@ -546,7 +547,7 @@ class Clock:
                     verb = "reads"
                 else:
                     continue
-                rule = "read before synchronising" if not writing else "queued work uses this"
+                rule: Rule = "read before synchronising" if not writing else "queued work uses this"
                 self._machine.violate(
                     rule, f"{what}: {task.label} (queued at {task.site}) {verb} {address:#x} and was not synchronised"
                 )

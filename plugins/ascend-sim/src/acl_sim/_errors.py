@@ -7,10 +7,50 @@ Violation   the vendor leaves it undefined (class U of contracts/pyacl.md): memo
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 # What the vendor's error manager heads a report with: contracts/pyacl.md 1.6.
 BAD_PARAMETER = "EH0001"
 NULL_POINTER = "EH0002"
 SHORT_BUFFER = "E13025"
+
+
+#: What strict mode stops at; docs/acl-simulator.md says what each means.
+Rule: TypeAlias = Literal[
+    "AIPP input written",
+    "bad AIPP parameters",
+    "bad free",
+    "callbacks lost",
+    "device pointer",
+    "dims without dimCount",
+    "double free",
+    "failed gear set",
+    "gear and tensor desc",
+    "gear in a data input",
+    "gear input written",
+    "host pointer",
+    "no AIPP set",
+    "no gear",
+    "no gear set",
+    "one model on two streams",
+    "other context",
+    "out of bounds",
+    "pageable memory",
+    "process_report never returns",
+    "queued work uses this",
+    "read before synchronising",
+    "short buffer",
+    "stale handle",
+    "stop_thread",
+    "stream destroyed",
+    "synchronise never returns",
+    "unknown handle",
+    "unload while in use",
+    "use after finalize",
+    "use after free",
+    "wild pointer",
+    "wrong handle",
+]
 
 
 class Refused(Exception):  # noqa: N818 - it is not an error of ours: it carries the vendor's answer
@@ -36,7 +76,7 @@ class Violation(BaseException):
     `python -m acl_sim --check` then exits with 3.
     """
 
-    def __init__(self, rule: str, text: str) -> None:
+    def __init__(self, rule: Rule, text: str) -> None:
         super().__init__(f"[{rule}] {text}")
         self.rule = rule
         self.text = text

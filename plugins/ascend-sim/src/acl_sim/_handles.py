@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from acl_sim._errors import INVALID_PARAM, Refused
+from acl_sim._errors import INVALID_PARAM, Refused, Rule
 from acl_sim._ledger import Leak, caller_site
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Handles:
         entry = self._entries.get(handle)
         if entry is not None and entry.alive and entry.kind == kind:
             return entry.thing
+        rule: Rule
         if entry is None:
             rule, text = "unknown handle", f"{handle:#x} was never issued as a {kind}"
         elif entry.kind != kind:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from acl_sim._errors import Rule
+
 
 def caller_site() -> str:
     """`file:line` of the innermost frame outside the simulator: whoever is to be told."""
@@ -37,7 +39,7 @@ class Leak:
 class ViolationRecord:
     """One violation, kept whether or not it was raised."""
 
-    rule: str
+    rule: Rule
     text: str
     site: str
 

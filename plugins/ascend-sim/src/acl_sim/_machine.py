@@ -34,6 +34,7 @@ from acl_sim._errors import (
     RT_INVALID_HANDLE,
     RT_STREAM_CONTEXT,
     Refused,
+    Rule,
     Violation,
 )
 from acl_sim._handles import Handles
@@ -193,7 +194,7 @@ class Machine:
         thread.last_error = code
         return code
 
-    def violate(self, rule: str, text: str) -> None:
+    def violate(self, rule: Rule, text: str) -> None:
         """Undefined on hardware: strict mode raises Violation, tolerant mode writes it down and returns."""
         self.ledger.violations.append(ViolationRecord(rule, text, caller_site()))
         if self.strict:

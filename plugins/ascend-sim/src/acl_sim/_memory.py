@@ -23,6 +23,7 @@ from acl_sim._errors import (
     RT_MEMORY_ALLOCATION,
     RT_PARAM_INVALID,
     Refused,
+    Rule,
     null,
 )
 from acl_sim._ledger import Leak, caller_site
@@ -181,12 +182,13 @@ class Memory:
         block = self._blocks.get(address)
         if block is None or block.kind != kind or block.freed_at:
             inside = self.find(address)
+            rule: Rule = "bad free"
             if block is not None and block.freed_at:
                 rule, text = "double free", f"{block.describe()} was freed at {block.freed_at}"
             elif inside is not None:
-                rule, text = "bad free", f"{address:#x} is not the start of {kind}: it lies in {inside.describe()}"
+                text = f"{address:#x} is not the start of {kind}: it lies in {inside.describe()}"
             else:
-                rule, text = "bad free", f"{address:#x} was never allocated as {kind}"
+                text = f"{address:#x} was never allocated as {kind}"
             self._machine.violate(rule, text)
             raise Refused(RT_PARAM_INVALID, text)
         self._machine.clock.check_not_in_flight(address, block.capacity, "free", writing=True)
@@ -302,7 +304,7 @@ class Memory:
             self._machine.violate("out of bounds", text)
         return memoryview((ctypes.c_ubyte * mapped).from_address(address)).cast("B")
 
-    def _crash(self, rule: str, text: str) -> None:
+    def _crash(self, rule: Rule, text: str) -> None:
         """What would end the process on hardware: raised in strict mode, 507899 in tolerant mode."""
         self._machine.violate(rule, text)
         raise Refused(RT_DRV_INTERNAL_ERROR, text)
