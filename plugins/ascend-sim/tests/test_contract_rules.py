@@ -561,6 +561,20 @@ def test_an_event_recorded_too_early_orders_nothing(bench):
         mdl.execute_async(client.model, client.inputs, client.outputs, second)
 
 
+def test_a_stream_between_orders_only_what_it_was_told_before_its_event(bench):
+    client = bench("static")
+    client.fill()
+    first, between, last = (rt.create_stream()[0] for _ in range(3))
+    early, late = (rt.create_event()[0] for _ in range(2))
+    assert mdl.execute_async(client.model, client.inputs, client.outputs, first) == 0
+    assert rt.record_event(late, first) == 0
+    assert rt.record_event(early, between) == 0
+    assert rt.stream_wait_event(between, late) == 0
+    assert rt.stream_wait_event(last, early) == 0
+    with pytest.raises(Violation, match="one model on two streams"):
+        mdl.execute_async(client.model, client.inputs, client.outputs, last)
+
+
 def test_execute_may_read_what_queued_work_reads(bench):
     client = bench("static")
     client.fill()

@@ -340,6 +340,23 @@ def test_a_view_that_tolerant_mode_cannot_give_whole_is_none():
     with pytest.warns(Warning, match="deprecated"):
         assert acl.util.ptr_to_numpy(host, (100,), 12) is None
     assert rules() == ["out of bounds"]
+    assert acl.rt.get_last_error(0) == 107000
+
+
+def test_a_view_of_nothing():
+    with pytest.warns(Warning, match="deprecated"):
+        assert acl.util.ptr_to_numpy(acl.rt.malloc_host(8)[0], (0, 3), 5).shape == (0, 3)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: acl.util.numpy_to_ptr(np.arange(6).reshape(2, 3).T),
+    lambda: acl.util.numpy_contiguous_to_ptr(np.arange(6)),
+    lambda: acl.util.ptr_to_numpy(acl.rt.malloc_host(8)[0], (1,), 2),
+])  # fmt: skip
+def test_warnings_name_the_client(call):
+    with pytest.warns(Warning, match="deprecated|not contiguous") as caught:
+        call()
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [
