@@ -71,10 +71,16 @@ def test_small_letters():
         with pytest.raises(TypeError):
             parse(letter, bad)
     assert parse("f", 0.1) == (float(np.float32(0.1)),)
-    assert parse("f", 1e300) == (float("inf"),)
+    assert parse("ff", 1e300, -1e300) == (float("inf"), float("-inf"))
     assert parse("d", Indexed()) == (7.0,)
-    with pytest.raises(TypeError):
-        parse("f", "1")
+    for letter in "fd":
+        for bad in ("1", b"1", None, 10**400, -(10**400)):
+            with pytest.raises(TypeError, match=r"^acl\.rt\.example args parse failed$"):
+                parse(letter, bad)
+    for letter, bad in (("b", 256), ("b", -1), ("h", -(2**15) - 1), ("h", 2**15)):
+        with pytest.raises(TypeError):
+            parse(letter, bad)
+    assert parse("bbhh", 0, 255, -(2**15), 2**15 - 1) == (0, 255, -(2**15), 2**15 - 1)
 
 
 def test_count_is_checked():

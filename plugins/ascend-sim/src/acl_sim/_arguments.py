@@ -3,7 +3,7 @@
     k K    real int (or bool); anything else, numpy integers included, is rejected; wraps modulo 2**64
     I      int or `__index__`; wraps modulo 2**32        H   the same, modulo 2**16
     i      int or `__index__`; must fit in 32 bits       h   in 16 bits            b   0..255
-    f d    anything with `__float__` or `__index__`
+    f d    anything with `__float__` or `__index__`, but no int beyond a double; f takes a too large double for infinity
     s      str without NUL and without lone surrogates
     O      anything
     |      what follows may be left out
@@ -66,9 +66,7 @@ def _real(single: bool) -> Converter:
         try:
             number = float(value)
             return float(struct.unpack("f", struct.pack("f", number))[0]) if single else number
-        except OverflowError:
-            return float("inf") if value > 0 else float("-inf")
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise _MismatchError from None
 
     return convert
