@@ -106,8 +106,10 @@ def test_double_free_is_named_with_all_three_places():
     acl.rt.free(ptr)
     with pytest.raises(
         Violation, match=r"(?s)double free.*allocated at .*test_memory.*freed at .*test_memory.*\(at .*test_memory"
-    ):
+    ) as caught:
         acl.rt.free(ptr)
+    assert caught.value.rule == "double free"
+    assert f"[{caught.value.rule}] {caught.value.text}" == str(caught.value)
 
 
 @pytest.mark.parametrize("address", [12345, 0x12C0_0000_0400])
