@@ -38,8 +38,8 @@ from acl_sim._reports import ENDED
 if TYPE_CHECKING:
     from acl_sim._machine import Context, Machine
 
-GRACE_S = 0.02  # real time: how long a waiting thread lets a running one catch up before it counts as idle
-GLANCE_S = 0.0005  # real time: between two glances at a thread that may be asleep
+GRACE_S = 0.1  # real time: how long a waiting thread lets a running one catch up before it counts as idle
+GLANCE_S = 0.0005  # real time: between two glances at threads that may be asleep
 STALL_S = 30.0  # real time: how long a stalled stream waits for somebody to pump its callback
 ENGINES = ("copy_in", "compute", "copy_out")
 
@@ -465,20 +465,22 @@ class Clock:
         if self.pace is not None:
             self._lock.wait(max(0.0, self.pace.seconds_until(self._next_start)))
             return
-        behind = {t: (t.beats, rest(t.ident)) for t in self._others(thread) if t.state == "running"}
+        behind = {t: t.beats for t in self._others(thread) if t.state == "running"}
         patience_ends = time.monotonic() + GRACE_S
+        places: dict[int, tuple[int, int]] | None = None
         while behind:
-            left = patience_ends - time.monotonic()
-            self._lock.wait(min(GLANCE_S, max(left, 0.0)))
-            for other, (beats, place) in list(behind.items()):
-                if other.state != "running" or other.beats != beats:
-                    return
-                now = rest(other.ident)
-                if left <= 0 or (now is not None and now == place):
+            self._lock.wait(GLANCE_S)
+            if any(t.state != "running" or t.beats != beats for t, beats in behind.items()):
+                return
+            # One that runs may hold the GIL, so that who waits for it looks asleep: nobody is, until all are.
+            before, places = places, resting_places(thread.ident)
+            asleep = (
+                before is not None and places is not None and all(places.get(t.ident) == before.get(t.ident) for t in behind)
+            )
+            if asleep or time.monotonic() > patience_ends:
+                for other in behind:
                     other.state = "idle"
-                    del behind[other]
-                else:
-                    behind[other] = (beats, now)
+                return
 
     def may_be_woken(self, moment: float) -> None:
         """The client's code has run in a callback, at `moment`: it may have woken threads that were idle."""
@@ -554,22 +556,27 @@ class Clock:
                 return
 
 
-def rest(ident: int) -> tuple[int, int] | None:
-    """Where a thread sleeps: its frame and instruction; None if it runs, or if this system does not tell.
+def resting_places(onlooker: int) -> dict[int, tuple[int, int]] | None:
+    """Where every Python thread but one sleeps, by ident: its frame and instruction; None if one runs, or nothing tells.
 
-    Who sleeps at one place at two glances waits for something outside: a thread that has only lost the GIL gets it back as
-    soon as the onlooker itself sleeps.
+    Who sleeps at one place at two glances waits for something outside acl. A thread that has only lost the GIL gets it back
+    while the onlooker sleeps, unless another runs.
     """
-    frame = sys._current_frames().get(ident)
-    native = next((t.native_id for t in threading.enumerate() if t.ident == ident), None)
-    if frame is None or native is None:
-        return None
-    try:
-        with open(f"/proc/self/task/{native}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123  # a hot path
-            state = file.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return None
-    return (id(frame), frame.f_lasti) if state == "S" else None
+    frames = sys._current_frames()
+    places = {}
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if thread.ident == onlooker or thread.ident is None or frame is None:
+            continue
+        try:
+            with open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+                state = file.read().rpartition(")")[2].split()[0]
+        except OSError:
+            return None
+        if state != "S":
+            return None
+        places[thread.ident] = (id(frame), frame.f_lasti)
+    return places
 
 
 def _last_end(tasks: Iterable[Task], deadline: float) -> float | None:

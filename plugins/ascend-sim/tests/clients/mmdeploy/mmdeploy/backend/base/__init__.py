@@ -5,7 +5,7 @@ from pathlib import Path
 
 __path__.append(str(Path(os.environ["ACL_SIM_CLIENTS"], "mmdeploy/mmdeploy/backend/base")))
 
-from .base_wrapper import BaseWrapper as BaseWrapper  # noqa: E402  found through the line above
+from mmdeploy.backend.base.base_wrapper import BaseWrapper as BaseWrapper  # noqa: E402  found through the line above
 
 
 class _Registry:
