@@ -179,6 +179,14 @@ LOADING = [
     (lambda w: mdl.load_with_config(w.configured(kind=7, **w.fields("static"))), (0, 100000)),
     (lambda w: mdl.load_with_config(w.configured(kind=3, **w.fields("static"))), (1, 0)),
     (lambda w: mdl.load_with_config(w.configured(kind=4, **w.fields("static"))), (1, 0)),
+    (lambda w: mdl.load_with_config(w.configured(kind=3, **w.fields("batch"), work=64, work_size=1)), (1, 0)),
+    (lambda w: mdl.load_with_config(w.configured(kind=4, **w.fields("batch"), work=64, work_size=1)), (0, 145000)),
+    (
+        lambda w: mdl.load_with_config(
+            w.configured(kind=2, path=w.path("batch"), weight=w.device_block(sizes(w)[1]), weight_size=sizes(w)[1])
+        ),
+        (1, 0),
+    ),
     (lambda w: mdl.set_config_opt(0, 1, 1), 100000),
     (lambda w: mdl.set_config_opt(w.config, 0, np.int32(1)), 0),  # letter i
     (lambda w: mdl.set_config_opt(w.config, 14, 1), 0),

@@ -358,7 +358,7 @@ def test_a_view_of_nothing():
 def test_warnings_name_the_client(call):
     with pytest.warns(Warning, match="deprecated|not contiguous") as caught:
         call()
-    assert {warning.filename for warning in caught} == {__file__}
+    assert {(warning.filename, warning.lineno) for warning in caught} == {(__file__, call.__code__.co_firstlineno)}
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [
