@@ -9,9 +9,9 @@ import pytest
 from onnx import helper
 
 from acl_sim import _om
-from acl_sim._compute import ComputeError, Program, check_functions, infer, load_graph, with_precision
+from acl_sim._compute import ComputeError, Program, check_bounds, infer, load_graph, with_precision
 from acl_sim._om import OmDataError
-from tiny_models import BIAS, F16, F32, I32, I64, WEIGHT, build, convert, dense
+from tiny_models import BIAS, F16, F32, I32, I64, WEIGHT, build, convert, dense, run_atc
 
 X = np.random.default_rng(11).standard_normal((5, 6)).astype(np.float32)
 
@@ -313,11 +313,43 @@ def chain(count, again=()):
 
 
 def test_functions_that_unfold_without_bounds():
-    check_functions(chain(15))
+    check_bounds(chain(15))
     with pytest.raises(OmDataError, match="unfold to 65536 nodes, the limit is 50000"):
-        check_functions(chain(16))
+        check_bounds(chain(16))
     with pytest.raises(OmDataError, match="unfold to"):
         load_graph(chain(40).SerializeToString())
     for again in (["f0"], ["f1"], ["f2"]):
         with pytest.raises(OmDataError, match="calls itself"):
             load_graph(chain(3, again).SerializeToString())
+
+
+def nested(depth, inside=("", "Neg")):
+    """An If in an If, so many; in the innermost an operator."""
+    domain, operator = inside
+    inner = body("b", [helper.make_node(operator, ["x"], ["c"], domain=domain)], [], [("c", F32)])
+    for _ in range(depth - 1):
+        inner = body("b", [helper.make_node("If", ["yes"], ["c"], then_branch=inner, else_branch=inner)], [], [("c", F32)])
+    return helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)
+
+
+def test_bodies_nested_too_deeply(tmp_path):
+    def model(depth, **inside):
+        weights = [("yes", np.array(True))]
+        return build([nested(depth, **inside)], [("x", F32, [3])], [("y", F32, [3])], weights)
+
+    (y,) = compute(tmp_path, model(3), [XS], "force_fp16")
+    np.testing.assert_array_equal(y, -half(XS))
+    check_bounds(model(10))
+    with pytest.raises(OmDataError, match="nested 11 levels deep, the limit is 10"):
+        load_graph(model(11).SerializeToString())
+    # Six levels, with a function inside that has five of its own.
+    calling = model(6, inside=("own", "deep"))
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    calling.functions.append(helper.make_function("own", "deep", ["x"], ["y"], [nested(5)], opsets))
+    with pytest.raises(OmDataError, match="nested 11 levels deep"):
+        check_bounds(calling)
+    onnx.save(model(11), tmp_path / "deep.onnx")
+    flags = [f"--model={tmp_path / 'deep.onnx'}", "--framework=5", f"--output={tmp_path / 'd'}", "--soc_version=Ascend310P3"]
+    status, out, _ = run_atc(*flags)
+    assert status == 255
+    assert "E16005" in out

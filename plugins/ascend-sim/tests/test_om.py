@@ -184,7 +184,7 @@ def test_the_fuzzer_sees_what_it_is_for(capfd):
 
 
 def test_reading_that_takes_memory_is_a_failure(monkeypatch):
-    peaks = iter([1000, 1000 + (fuzz_om.BOMB_BYTES >> 10) + 1])
+    peaks = iter([1000, 1000 + (fuzz_om.BOMB_BYTES >> 10) + 1024])
     monkeypatch.setattr(fuzz_om.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=next(peaks)))
     with pytest.raises(MemoryError, match=r"reading [0-9]+ bytes took [0-9]+ bytes"):
         fuzz_om.read_and_run(1)

@@ -66,6 +66,7 @@ CUBE_OPERATORS: Final = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "E
 BORDER_CAST: Final = "acl_sim_border_cast_"
 
 _MAX_UNFOLDED: Final = 50_000  # nodes; the largest published networks have a few ten thousand
+_MAX_NESTING: Final = 10
 
 _FP16: Final = TensorProto.FLOAT16
 _BF16: Final = TensorProto.BFLOAT16
@@ -167,7 +168,7 @@ def load_graph(content: bytes) -> onnx.ModelProto:
     """
     try:
         graph = onnx.load_model_from_string(content)
-        check_functions(graph)
+        check_bounds(graph)
         # Weights elsewhere would let a file from somewhere read any other file of this machine.
         external = any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors(graph.graph))
         if external:
@@ -408,45 +409,56 @@ def with_precision(model: onnx.ModelProto, mode: str) -> onnx.ModelProto:
     return result
 
 
-def check_functions(model: onnx.ModelProto) -> None:
-    """Check that a model's own functions unfold, and to no more than `_MAX_UNFOLDED` nodes.
+def check_bounds(model: onnx.ModelProto) -> None:
+    """Check that a model's own functions unfold to a graph of bearable size, and that bodies are not nested too deeply.
 
     Eighteen functions of which each calls the next one twice take two kilobytes and unfold to a quarter of a million nodes.
+    ONNX Runtime up to 1.23 takes twice as long for each level of bodies: a quarter of a minute for eighteen.
 
     Raises:
-        OmDataError: they do not.
+        OmDataError: a function calls itself, there are more than `_MAX_UNFOLDED` nodes, or more than `_MAX_NESTING` levels.
     """
-    own = {(function.domain, function.name): function for function in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
+    own = {(function.domain, function.name): function.node for function in model.functions}
+    known: dict[tuple[str, str], tuple[int, int]] = {}  # function -> nodes, levels of bodies
     waiting: list[tuple[str, str]] = list(own)
-    open_ones: set[tuple[str, str]] = set()
+    begun: set[tuple[str, str]] = set()
     while waiting:
         key = waiting[-1]
-        calls = [(node.domain, node.op_type) for node in _all_nodes(own[key].node)]
-        missing = [call for call in calls if call in own and call not in sizes]
+        missing = [call for call, _ in _calls(own[key]) if call in own and call not in known]
         if not missing:
-            sizes[key] = min(sum(sizes.get(call, 1) for call in calls), 1 << 62)  # a number of a million digits is a bomb, too
-            open_ones.discard(key)
+            known[key] = _unfolded(own[key], known)
             waiting.pop()
-        elif key in open_ones:
+        elif key in begun:
             raise OmDataError(f"the function {key[1]!r} calls itself")
         else:
-            open_ones.add(key)
+            begun.add(key)
             waiting += missing
-    total = sum(sizes.get((node.domain, node.op_type), 1) for node in _all_nodes(model.graph.node))
-    if own and total > _MAX_UNFOLDED:
-        raise OmDataError(f"the functions unfold to {total} nodes, the limit is {_MAX_UNFOLDED}")
+    nodes, levels = _unfolded(model.graph.node, known)
+    if own and nodes > _MAX_UNFOLDED:
+        raise OmDataError(f"the functions unfold to {nodes} nodes, the limit is {_MAX_UNFOLDED}")
+    if levels > _MAX_NESTING:
+        raise OmDataError(f"bodies of operators are nested {levels} levels deep, the limit is {_MAX_NESTING}")
 
 
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def _unfolded(nodes: Iterable[onnx.NodeProto], known: Mapping[tuple[str, str], tuple[int, int]]) -> tuple[int, int]:
+    count = deepest = 0
+    for call, level in _calls(nodes):
+        inside, levels = known.get(call, (1, 0))
+        count = min(count + inside, 1 << 62)  # a number of a million digits is a bomb, too
+        deepest = max(deepest, level + levels)
+    return count, deepest
+
+
+def _calls(nodes: Iterable[onnx.NodeProto], level: int = 0) -> Iterator[tuple[tuple[str, str], int]]:
+    """Yield (domain, operator) of every node, those in bodies too, and how many bodies it is in."""
     for node in nodes:
-        yield node
+        yield (node.domain, node.op_type), level
         for inner in _bodies(node):
-            yield from _all_nodes(inner.node)
+            yield from _calls(inner.node, level + 1)
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with the nodes of its own functions in the places of their calls; `check_functions` first."""
+    """Return a copy with the nodes of its own functions in the places of their calls; `check_bounds` first."""
     if model.functions:
         return onnx.inliner.inline_local_functions(model)
     result = onnx.ModelProto()

@@ -28,7 +28,7 @@ from acl_sim._compute import (
     Inferred,
     Program,
     Shape,
-    check_functions,
+    check_bounds,
     graph_inputs,
     infer,
     infer_shapes,
@@ -836,10 +836,10 @@ def _load(path: Path, report: _Report) -> onnx.ModelProto:
         _refuse("E16004", f"The model file [{path}] has no graph.")
     try:
         # Decision: a model's own functions are inlined; whether the vendor's parser knows them is not documented.
-        check_functions(graph)
+        check_bounds(graph)
         graph = inline_functions(graph)
     except Exception as error:  # as above
-        _refuse("E16005", f"The functions in the model file [{path}] cannot be inlined: {error}.")
+        _refuse("E16005", f"The model file [{path}] cannot be unfolded: {error}.")
     opset = next((entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not 11 <= opset <= 18:
         report.notes.append(f"warning: operator set {opset}; 11 to 18 are documented")
