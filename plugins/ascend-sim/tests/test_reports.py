@@ -509,7 +509,7 @@ def test_stopping_a_thread_twice():
 
 
 def woken_by_callbacks(workers, rounds):
-    """Device time of workers that each copy for 100 us, compute for 100 us, and wait in a queue of Python's for the callback."""
+    """Device time of workers that copy for 100 us, compute for 100 us, and wait in a queue of Python for the callback."""
     testing.reset(device_time="none")
     acl.rt.set_device(0)
     here = machine()
