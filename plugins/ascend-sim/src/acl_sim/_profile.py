@@ -107,7 +107,7 @@ def load_profile(text: str) -> Profile:
 
 
 def _preset(name: str) -> str:
-    return resources.files("acl_sim").joinpath("profiles", f"{name}.json").read_text(encoding="utf-8")
+    return resources.files("acl_sim").joinpath("profiles").joinpath(f"{name}.json").read_text(encoding="utf-8")
 
 
 def _read(text: str, changes: dict[str, Any], name: str = "") -> Profile:
