@@ -1,0 +1,3 @@
+"""AscendBackend: what anybatch sees of this plugin."""
+
+from __future__ import annotations
