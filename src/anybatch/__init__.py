@@ -13,7 +13,7 @@ from anybatch._errors import (
     ModelError,
 )
 from anybatch._hookspecs import hookimpl
-from anybatch._onnx_spec import read_model, read_model_spec
+from anybatch._onnx_spec import DeclaredTensor, find_model_spec, read_model, read_model_spec
 from anybatch._planner import (
     POLICIES,
     AffineCosts,
@@ -46,6 +46,7 @@ __all__ = [
     "Combine",
     "ContractError",
     "Costs",
+    "DeclaredTensor",
     "DeviceError",
     "Dim",
     "Explanation",
@@ -72,6 +73,7 @@ __all__ = [
     "check_launch",
     "check_options",
     "explain_rows",
+    "find_model_spec",
     "hookimpl",
     "open",
     "read_model",

@@ -22,8 +22,8 @@ _FACTOR: Final = re.compile(r"(\d+)\s*\*\s*(.+)|(.+?)\s*\*\s*(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
-    """A graph input or output as the model declares it: a dimension is an int, a symbol, or None where it is unknown."""
+class DeclaredTensor:
+    """An input or output as the model declares it: a dimension is an int, a symbol, or None where it is unknown."""
 
     name: str
     dtype: np.dtype[Any]
@@ -62,7 +62,7 @@ class BatchAxes:
             read[option] = dict(value)
         return cls(read["batch_axis"], read["rows_per_row"])
 
-    def check_names(self, tensors: Iterable[Declared]) -> None:
+    def check_names(self, tensors: Iterable[DeclaredTensor]) -> None:
         """Check that every tensor spoken of exists, and has the axis.
 
         Raises:
@@ -78,7 +78,7 @@ class BatchAxes:
                 raise InputError(f"batch_axis of {name!r}: expected an axis in 0..{ranks[name] - 1}, got {axis}")
 
 
-def declared_tensors(model: onnx.ModelProto) -> tuple[list[Declared], list[Declared]]:
+def declared_tensors(model: onnx.ModelProto) -> tuple[list[DeclaredTensor], list[DeclaredTensor]]:
     """Return a model's inputs and outputs; initializers that are listed as inputs (IR 3) are not inputs.
 
     Raises:
@@ -89,7 +89,7 @@ def declared_tensors(model: onnx.ModelProto) -> tuple[list[Declared], list[Decla
     return inputs, [_declared(value) for value in model.graph.output]
 
 
-def _declared(value: onnx.ValueInfoProto) -> Declared:
+def _declared(value: onnx.ValueInfoProto) -> DeclaredTensor:
     import onnx  # takes 0.1 s, and `import anybatch` alone needs none of it
 
     if value.type.WhichOneof("value") != "tensor_type":
@@ -102,10 +102,10 @@ def _declared(value: onnx.ValueInfoProto) -> Declared:
     if dtype.hasobject or tensor.elem_type == onnx.TensorProto.STRING:
         raise ModelError(f"{value.name!r}: string tensors are not supported")
     dims = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
-    return Declared(value.name, np.dtype(dtype), dims)
+    return DeclaredTensor(value.name, np.dtype(dtype), dims)
 
 
-def fixed_batch(inputs: Sequence[Declared], axes: BatchAxes) -> int | None:
+def fixed_batch(inputs: Sequence[DeclaredTensor], axes: BatchAxes) -> int | None:
     """Return the batch size that is baked into a model, or None if its batch axis is free.
 
     Raises:
@@ -130,7 +130,7 @@ def fixed_batch(inputs: Sequence[Declared], axes: BatchAxes) -> int | None:
 
 
 def find_spec(
-    inputs: Sequence[Declared], outputs: Sequence[Declared], axes: BatchAxes, *, batch: int | None = None
+    inputs: Sequence[DeclaredTensor], outputs: Sequence[DeclaredTensor], axes: BatchAxes, *, batch: int | None = None
 ) -> tuple[ModelSpec, list[str]]:
     """Find out which axis of each tensor carries rows.
 
@@ -171,15 +171,15 @@ def find_spec(
     return spec, list(guessed)
 
 
-def _with_symbol(tensor: Declared, axes: BatchAxes, batch: int) -> Declared:
+def _with_symbol(tensor: DeclaredTensor, axes: BatchAxes, batch: int) -> DeclaredTensor:
     axis = axes.axis.get(tensor.name, 0)
     size = batch * axes.rows_per_row.get(tensor.name, 1)
     if axis is None or axis >= len(tensor.dims) or tensor.dims[axis] != size:
         return tensor
-    return Declared(tensor.name, tensor.dtype, (*tensor.dims[:axis], _BATCH, *tensor.dims[axis + 1 :]))
+    return DeclaredTensor(tensor.name, tensor.dtype, (*tensor.dims[:axis], _BATCH, *tensor.dims[axis + 1 :]))
 
 
-def _batch_symbol(inputs: Sequence[Declared], axes: BatchAxes) -> str | None:
+def _batch_symbol(inputs: Sequence[DeclaredTensor], axes: BatchAxes) -> str | None:
     """Return the symbol of the batch axis, "" where it has no name; None where no input has a free axis for it.
 
     Raises:
@@ -203,7 +203,7 @@ def _batch_symbol(inputs: Sequence[Declared], axes: BatchAxes) -> str | None:
     return candidates.pop() if candidates else None
 
 
-def _spec(tensor: Declared, symbol: str, axes: BatchAxes) -> TensorSpec:
+def _spec(tensor: DeclaredTensor, symbol: str, axes: BatchAxes) -> TensorSpec:
     if tensor.name in axes.axis:
         axis = axes.axis[tensor.name]
     else:
@@ -232,7 +232,7 @@ def _factor(dim: Dim) -> int:
     return int(match.group(1) or match.group(4)) if match else 1
 
 
-def _listed(tensors: Iterable[Declared]) -> str:
+def _listed(tensors: Iterable[DeclaredTensor]) -> str:
     return ", ".join(f"{t.name!r} [{', '.join('?' if d is None else str(d) for d in t.dims)}]" for t in tensors)
 
 
@@ -278,8 +278,24 @@ def read_model_spec(
         InputError: an override names no tensor, or an axis that is not there.
         ModelError: there is no batch axis, or more than one candidate, or a tensor is of no supported type.
     """
-    axes = BatchAxes.from_options({"batch_axis": batch_axis, "rows_per_row": rows_per_row})
-    inputs, outputs = declared_tensors(model)
-    axes.check_names((*inputs, *outputs))
-    spec, _ = find_spec(inputs, outputs, axes, batch=fixed_batch(inputs, axes))
+    spec, _ = find_model_spec(*declared_tensors(model), batch_axis=batch_axis, rows_per_row=rows_per_row)
     return spec
+
+
+def find_model_spec(
+    inputs: Sequence[DeclaredTensor],
+    outputs: Sequence[DeclaredTensor],
+    *,
+    batch_axis: Mapping[str, int | None] | None = None,
+    rows_per_row: Mapping[str, int] | None = None,
+) -> tuple[ModelSpec, int | None]:
+    """Return the spec of a model that is described by its tensors, and the batch size that is baked into it, if one is.
+
+    For authors of backends whose compiled models are no ONNX models. Rules, overrides and errors are those of
+    `read_model_spec`; a dimension that carries rows is a symbol such as ``"rows"`` or ``"3*rows"``.
+    """
+    axes = BatchAxes.from_options({"batch_axis": batch_axis, "rows_per_row": rows_per_row})
+    axes.check_names((*inputs, *outputs))
+    batch = fixed_batch(inputs, axes)
+    spec, _ = find_spec(inputs, outputs, axes, batch=batch)
+    return spec, batch

@@ -22,7 +22,7 @@ import onnxruntime
 from anybatch._backend import Model, check_launch
 from anybatch._batching import AnyBatch, Batching, Gears
 from anybatch._errors import BackendUnavailableError, ClosedError, DeviceError, InputError, ModelError
-from anybatch._onnx_spec import BatchAxes, Declared, find_spec, fixed_batch, read_model
+from anybatch._onnx_spec import BatchAxes, DeclaredTensor, find_spec, fixed_batch, read_model
 from anybatch._rebatch import check_same_rows, free_batch
 from anybatch._tensors import Array, ModelSpec, TensorSpec
 
@@ -327,7 +327,7 @@ def _session_options(option: object) -> Any:
     return settings
 
 
-def _declared(tensor: Any) -> Declared:
+def _declared(tensor: Any) -> DeclaredTensor:
     """Return what an InferenceSession says of an input or output.
 
     Raises:
@@ -336,7 +336,7 @@ def _declared(tensor: Any) -> Declared:
     dtype = _DTYPES.get(tensor.type)
     if dtype is None:
         raise ModelError(f"{tensor.name!r}: expected a tensor of numbers or bools, got {tensor.type}; it is not supported")
-    return Declared(tensor.name, dtype, tuple(size or None if isinstance(size, str) else size for size in tensor.shape))
+    return DeclaredTensor(tensor.name, dtype, tuple(size or None if isinstance(size, str) else size for size in tensor.shape))
 
 
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {

@@ -1,0 +1,173 @@
+"""The vendor's callback path: one thread that learns, for many launches at once, that their results have landed.
+
+Every `every` launches a callback is put behind the last of them; when the device gets there, the report thread runs it and
+wakes the threads whose launches it covers. A callback is also put when nobody is about to queue another launch, so that no
+launch waits for company that never comes.
+
+Source: Huawei, asynchronous model inference (``acl.rt.subscribe_report``, ``launch_callback``, ``process_report``). The
+vendor's samples start the thread with ``acl.util.start_thread``, which also takes Ctrl-C away from Python; a thread of
+Python's own is subscribed just as well.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Final, Protocol
+
+from anybatch_ascend._acl import LOG, NO_BLOCK, REPORT_TIMEOUT, Acl
+from anybatch_ascend.status import AclError
+
+_POLL_MS: Final = 50
+
+
+class Flight(Protocol):
+    """What a launch in flight has: its stream, an event behind all its work there, and where it is told that it landed."""
+
+    @property
+    def stream(self) -> int:
+        """The launch's own stream, subscribed."""
+        ...
+
+    @property
+    def landed_event(self) -> int:
+        """An event of its own."""
+        ...
+
+    @property
+    def landed(self) -> SimpleQueue[None]:
+        """Gets an item when it landed, or when nobody will say so any more."""
+        ...
+
+
+class Reports:
+    """The report thread of one session.
+
+    Args:
+        acl: initialized.
+        streams: those whose callbacks it runs; they belong to the current context.
+        every: how many launches one callback covers, at least 1.
+
+    Raises:
+        AclError: a stream cannot be subscribed; nothing stays subscribed, the thread has ended.
+    """
+
+    def __init__(self, acl: Acl, streams: Sequence[int], every: int) -> None:
+        self._acl = acl
+        self._every = every
+        self._lock = threading.Lock()
+        self._about_to_queue = 0
+        self._in_flight = 0
+        self._uncovered: list[Flight] = []
+        self._covered: set[Flight] = set()
+        self._broken = False
+        self._stopping = threading.Event()
+        self._subscribed: list[int] = []
+        self._go = threading.Event()
+        self._process = acl.function("rt.process_report")
+        self._record = acl.function("rt.record_event")
+        self._wait = acl.function("rt.stream_wait_event")
+        self._launch = acl.function("rt.launch_callback")
+        self._thread = threading.Thread(target=self._run, name="anybatch-ascend-reports", daemon=True)
+        self._thread.start()
+        try:
+            for stream in streams:
+                acl.call("rt.subscribe_report", self._thread.ident, stream)
+                self._subscribed.append(stream)
+        except BaseException:
+            self.close()
+            raise
+        self._go.set()
+
+    def begin(self) -> None:
+        """A launch is about to be queued: `queued` or `abandon` follows."""
+        with self._lock:
+            self._about_to_queue += 1
+            self._in_flight += 1
+
+    def queued(self, flight: Flight) -> bool:
+        """A launch is queued, its copies included. True: wait for its `landed`; False: synchronize its stream yourself.
+
+        Raises:
+            AclError: no callback could be put behind it. Then nobody will say that it landed.
+        """
+        with self._lock:
+            self._about_to_queue -= 1
+            if self._broken or (self._in_flight == 1 and not self._uncovered):
+                return False  # alone: nothing to save, and one thread less to wake
+            self._uncovered.append(flight)
+            self._cover_if_due()
+            return True
+
+    def abandon(self) -> None:
+        """The launch that `begin` announced is not going to be queued."""
+        with self._lock:
+            self._about_to_queue -= 1
+            try:
+                self._cover_if_due()
+            except AclError as error:  # its own launch has failed already; those it was to cover are told
+                LOG.warning("%s", error)
+
+    def end(self) -> None:
+        """The launch is over, well or not."""
+        with self._lock:
+            self._in_flight -= 1
+
+    def close(self) -> AclError | None:
+        """Unsubscribe and end the thread; return what went wrong, if something did. No launch is in flight."""
+        failed = None
+        while self._subscribed:
+            failed = self._acl.give_back("rt.unsubscribe_report", self._thread.ident, self._subscribed.pop()) or failed
+        self._stopping.set()
+        self._go.set()
+        self._thread.join()
+        return failed
+
+    def _cover_if_due(self) -> None:
+        """Put a callback behind the uncovered launches if they are enough, or if no more is coming; the lock is held."""
+        if not self._uncovered or (len(self._uncovered) < self._every and self._about_to_queue):
+            return
+        flights, self._uncovered = self._uncovered, []
+        last = flights[-1]
+        try:
+            for other in flights[:-1]:
+                self._check("rt.record_event", self._record(other.landed_event, other.stream))
+                self._check("rt.stream_wait_event", self._wait(last.stream, other.landed_event))
+            self._check("rt.launch_callback", self._launch(self._landed, flights, NO_BLOCK, last.stream))
+        except BaseException:
+            # They are told at once, and each then waits for its own stream: slower, and right.
+            for flight in flights:
+                flight.landed.put(None)
+            raise
+        self._covered.update(flights)
+
+    def _check(self, name: str, code: int) -> None:
+        if code:
+            raise self._acl.error(name, code)
+
+    def _landed(self, flights: list[Flight]) -> None:
+        """The callback, in the report thread."""
+        with self._lock:
+            self._covered.difference_update(flights)
+        for flight in flights:
+            flight.landed.put(None)
+
+    def _run(self) -> None:
+        self._go.wait()
+        while not self._stopping.is_set():
+            code = self._process(_POLL_MS)
+            if code in (0, REPORT_TIMEOUT) or self._stopping.is_set():
+                continue
+            LOG.warning(
+                "%s: acl.rt.process_report failed with status %s: launches are waited for one by one from now on",
+                self._acl.backend,
+                code,
+            )
+            with self._lock:
+                self._broken = True
+                waiting, self._covered = [*self._covered, *self._uncovered], set()
+                self._uncovered = []
+            for flight in waiting:
+                flight.landed.put(None)
+            return

@@ -1,0 +1,503 @@
+"""A model on an Ascend device, executed through streams so that Python goes on while the device works.
+
+A **slot** is a stream with one input and one output dataset, sized for the largest gear, and page-locked host memory for what
+goes in and out. All of it is allocated when the session opens. Each launch takes a slot and queues on its stream:
+
+    copies of the real rows in, zeros over what an earlier launch left behind them
+    [under the session's lock]  the gear, a wait for the launch before it, the execution
+    copies of the real rows out
+
+and waits for its stream, or for the report thread (`_reports`), with Python's global lock released. So copies of one launch
+overlap with the execution of another, while executions keep their order: a model has one work memory, and the runtime
+remembers one gear per model, so setting the gear and queueing the execution are one step.
+
+Source: Huawei, AscendCL application development (model execution, dynamic batch, asynchronous inference).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final, TypeAlias
+
+import anybatch
+from anybatch_ascend._acl import DEVICE_TO_HOST, EVENT_SYNC, HOST_TO_DEVICE, HUGE_FIRST, Acl, Releases
+from anybatch_ascend._model import Load, LoadedModel, Port, free_dims, gear_of_dims, host_bytes, load_model
+from anybatch_ascend._reports import Reports
+from anybatch_ascend.status import AclDeviceError, AclError
+
+SetGear: TypeAlias = Callable[[int, int], int]  # (input dataset, gear) -> status
+
+_ALIGNMENT: Final = 64  # of addresses in asynchronous copies, as the vendor wants it
+_SLOTS: Final = 4
+_CALLBACK_EVERY: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a model is run.
+
+    Attributes:
+        load: the vendor's way to load it, see `_model.LOADS`.
+        slots: how many launches may be in flight.
+        callback_every: launches per callback of the report thread; 0: no such thread, every launch waits for its own stream.
+        acl_config: a file for ``acl.init``.
+        batch_axis, rows_per_row: by tensor name, where the model does not tell.
+    """
+
+    load: Load = "file"
+    slots: int = _SLOTS
+    callback_every: int = _CALLBACK_EVERY
+    acl_config: str | None = None
+    batch_axis: Mapping[str, int | None] | None = None
+    rows_per_row: Mapping[str, int] | None = None
+
+
+class _Tensor:
+    """One input or output in one slot.
+
+    Attributes:
+        name: as in the model.
+        batched: whether it has rows.
+        leads: whether rows lie one behind the other, or are none: then real rows alone are copied, else whole gears.
+        row_bytes: of one row of a request; of the whole tensor where it has no rows.
+        device: address on the device.
+        host: address of page-locked memory.
+        size: bytes of both.
+        dirty: of an input, how many leading bytes may be other than zero on the device.
+    """
+
+    __slots__ = ("_flat", "_spec", "_views", "batched", "device", "dirty", "host", "leads", "name", "row_bytes", "size")
+
+    def __init__(self, spec: anybatch.TensorSpec, device: int, host: int, size: int) -> None:
+        self._spec = spec
+        self.name = spec.name
+        self.batched = spec.batch_axis is not None
+        self.leads = not spec.batch_axis
+        self.row_bytes = _bytes(spec, 1)
+        self.device, self.host, self.size = device, host, size
+        self.dirty = 0
+        self._flat = host_bytes(host, size)
+        self._views: dict[int, anybatch.Array] = {}
+
+    def bytes(self, rows: int) -> int:
+        """Return the bytes of that many rows, or of the tensor where it has none."""
+        return self.row_bytes * rows if self.batched else self.row_bytes
+
+    def view(self, rows: int) -> anybatch.Array:
+        """Return page-locked memory, shaped as in a launch of that many rows."""
+        view = self._views.get(rows)
+        if view is None:
+            shape = [size or 0 for size in self._spec.shape_for(rows)]
+            view = self._views[rows] = self._flat[: self.bytes(rows)].view(self._spec.dtype).reshape(shape)
+        return view
+
+    def rows_of(self, array: anybatch.Array, start: int, stop: int) -> anybatch.Array:
+        """Return a view on some rows of an array of this tensor, which has rows."""
+        return self._spec.rows_of(array, start, stop)
+
+
+class _Slot:
+    """Everything one launch needs; see the module.
+
+    Attributes:
+        stream: its own.
+        computed: an event behind its execution, for the next launch to wait for.
+        landed_event: an event behind all its work, for the report thread's callback.
+        landed: where the report thread says that the results are there.
+        input_set, output_set: datasets.
+        addresses: device memory of the data inputs, then of the outputs.
+    """
+
+    __slots__ = ("addresses", "computed", "input_set", "inputs", "landed", "landed_event", "output_set", "outputs", "stream")
+
+    def __init__(self, acl: Acl, releases: Releases, model: LoadedModel, *, with_reports: bool) -> None:
+        self.stream = acl.call("rt.create_stream")
+        releases.add("rt.destroy_stream", self.stream)
+        self.computed = _new_event(acl, releases)
+        self.landed_event = _new_event(acl, releases) if with_reports else 0
+        self.landed: SimpleQueue[None] = SimpleQueue()
+        self.addresses: list[int] = []
+        self.input_set = acl.make("mdl.create_dataset")
+        releases.add("mdl.destroy_dataset", self.input_set)
+        for size, is_data in model.input_sizes:
+            address = _add_buffer(acl, releases, self.input_set, size)
+            if is_data:
+                # Rows that no launch has written are padding, and padding is zero.
+                acl.call("rt.memset", address, size, 0, size)
+                self.addresses.append(address)
+        self.output_set = acl.make("mdl.create_dataset")
+        releases.add("mdl.destroy_dataset", self.output_set)
+        self.addresses += [_add_buffer(acl, releases, self.output_set, port.size_bytes) for port in model.outputs]
+        self.inputs: list[_Tensor] = []
+        self.outputs: list[_Tensor] = []
+
+    def attach(self, acl: Acl, releases: Releases, model: LoadedModel, spec: anybatch.ModelSpec) -> None:
+        """Give it page-locked memory, in one block, now that it is known what rows are."""
+        ports = (*model.inputs, *model.outputs)
+        sizes = [-(-port.size_bytes // _ALIGNMENT) * _ALIGNMENT for port in ports]
+        block = acl.call("rt.malloc_host", sum(sizes) + _ALIGNMENT)
+        releases.add("rt.free_host", block)
+        place = -(-block // _ALIGNMENT) * _ALIGNMENT
+        tensors = []
+        for tensor, port, address, size in zip((*spec.inputs, *spec.outputs), ports, self.addresses, sizes, strict=True):
+            tensors.append(_Tensor(tensor, address, place, port.size_bytes))
+            place += size
+        self.inputs, self.outputs = tensors[: len(spec.inputs)], tensors[len(spec.inputs) :]
+
+
+def open_session(acl: Acl, model: Path | bytes, *, device: int, options: SessionOptions) -> AscendSession:
+    """Open a compiled model on a device.
+
+    Raises:
+        InputError, ModelError, BackendUnavailableError, DeviceError: see `anybatch.Backend.open`. Nothing stays allocated.
+    """
+    acl.initialize(options.acl_config)
+    count = acl.call("rt.get_device_count")
+    if device >= count:
+        raise anybatch.InputError(f"{acl.backend}: expected a device from 0 to {count - 1}, got {device}")
+    releases = Releases(acl)
+    with acl.own_context():
+        context = acl.call("rt.create_context", device)
+        releases.add("rt.destroy_context", context)
+        try:
+            loaded = load_model(acl, releases, model, options.load)
+            if loaded.aipp_inputs:
+                raise anybatch.ModelError("the model has dynamic AIPP, which this plugin does not set: use static AIPP")
+            slots = [_Slot(acl, releases, loaded, with_reports=options.callback_every > 0) for _ in range(options.slots)]
+            spec, sizes, set_gear = _read_spec(acl, loaded, slots[0].input_set, options)
+            for slot in slots:
+                slot.attach(acl, releases, loaded, spec)
+            reports = None
+            if options.callback_every:
+                reports = Reports(acl, [slot.stream for slot in slots], options.callback_every)
+            return AscendSession(acl, releases, context, loaded.model_id, spec, sizes, set_gear, slots, reports)
+        except BaseException as error:
+            failed = releases.run()
+            if failed is not None:
+                raise failed from error
+            raise
+
+
+class AscendSession:
+    """One compiled model on one device; takes as many threads at once as it has slots. Made by `open_session`.
+
+    Args:
+        acl: initialized.
+        releases: what to give back at the end.
+        context: in which everything lives.
+        model_id: of the runtime.
+        spec: of the model.
+        sizes: its gears.
+        set_gear: sets one on an input dataset; None for a model of one size.
+        slots: at least one.
+        reports: None: every launch waits for its own stream.
+    """
+
+    def __init__(
+        self,
+        acl: Acl,
+        releases: Releases,
+        context: int,
+        model_id: int,
+        spec: anybatch.ModelSpec,
+        sizes: tuple[int, ...],
+        set_gear: SetGear | None,
+        slots: list[_Slot],
+        reports: Reports | None,
+    ) -> None:
+        self.spec = spec
+        self.batching = anybatch.Gears(sizes, pads=True)
+        self.concurrency = len(slots)
+        self._acl = acl
+        self._releases = releases
+        self._context = context
+        self._model_id = model_id
+        self._set_gear = set_gear
+        self._reports = reports
+        self._slots = slots
+        self._idle: SimpleQueue[_Slot] = SimpleQueue()
+        for slot in slots:
+            self._idle.put(slot)
+        self._lock = threading.Lock()
+        self._last_computed = 0  # the event behind the execution that was queued last
+        self._open = True
+        self._broken: AclError | None = None
+        self._rows = next(tensor for tensor in spec.inputs if tensor.batch_axis is not None)
+        # Looked up once: every launch calls them.
+        self._set_context = acl.function("rt.set_context")
+        self._memcpy_async = acl.function("rt.memcpy_async")
+        self._memset_async = acl.function("rt.memset_async")
+        self._wait_event = acl.function("rt.stream_wait_event")
+        self._record_event = acl.function("rt.record_event")
+        self._execute_async = acl.function("mdl.execute_async")
+        self._synchronize = acl.function("rt.synchronize_stream")
+
+    def execute(
+        self, inputs: Mapping[str, anybatch.Array], gear: int, out: Mapping[str, anybatch.Array] | None = None
+    ) -> dict[str, anybatch.Array]:
+        """Execute once; see `anybatch.Session.execute`. After an AclError the slot is drained and usable again, or the session
+        is broken: then it raises DeviceError from now on, and can be closed.
+        """
+        slot = self._idle.get()
+        try:
+            if not self._open:
+                raise anybatch.ClosedError(f"{self._acl.backend}: execute() after close()")
+            if self._broken is not None:
+                raise self._still_broken()
+            rows = self._stage(slot, inputs, gear)
+            before = self._acl.current_context()
+            if before != self._context:
+                self._check("rt.set_context", self._set_context(self._context))
+            try:
+                self._launch(slot, rows, gear)
+            finally:
+                if before and before != self._context:
+                    self._acl.restore(before)
+            return self._collect(slot, rows, gear, out)
+        finally:
+            self._idle.put(slot)
+
+    def close(self) -> None:
+        """Free everything; twice is fine.
+
+        Raises:
+            AclError: the runtime failed to give something back, on a second try either; all the rest is given back. Not
+                raised for a session that is broken: who uses it knows.
+        """
+        if not self._open:
+            return
+        self._open = False
+        acl = self._acl
+        failed: AclError | None = None
+        before = 0
+        for _ in range(2):  # as everything that is given back: once more where it fails
+            try:
+                before = acl.current_context()
+            except AclError as error:
+                failed = error
+            else:
+                failed = None
+                break
+        failed = acl.give_back("rt.set_context", self._context) or failed
+        if self._reports is not None:
+            failed = self._reports.close() or failed
+        failed = self._releases.run() or failed
+        if before and before != self._context:
+            try:
+                acl.restore(before)
+            except AclError as error:
+                failed = failed or error
+        if failed is not None and self._broken is None:
+            raise failed
+
+    def _stage(self, slot: _Slot, inputs: Mapping[str, anybatch.Array], gear: int) -> int:
+        """Copy a launch's rows to page-locked memory; return how many they are."""
+        rows = inputs[self._rows.name].shape[self._rows.batch_axis or 0] // self._rows.rows_per_row
+        if not 1 <= rows <= gear or gear not in self.batching.sizes:
+            anybatch.check_launch(self.spec, self.batching, inputs, gear)
+        for tensor in slot.inputs:
+            array = inputs[tensor.name]
+            if tensor.leads:
+                view = tensor.view(rows)
+            else:  # rows are not in one piece: the whole gear goes over, its padding as well
+                whole = tensor.view(gear)
+                view = tensor.rows_of(whole, 0, rows)
+                tensor.rows_of(whole, rows, gear)[...] = 0
+            if array.shape != view.shape:  # NumPy would spread one row over all of them without a word
+                anybatch.check_launch(self.spec, self.batching, inputs, gear)
+            view[...] = array
+        return int(rows)
+
+    def _launch(self, slot: _Slot, rows: int, gear: int) -> None:
+        """Queue everything, and wait for it."""
+        reports = self._reports
+        if reports is not None:
+            reports.begin()
+        pending = reports is not None
+        try:
+            self._queue(slot, rows, gear)
+            pending = False
+            if reports is not None and reports.queued(slot):
+                slot.landed.get()
+            self._check("rt.synchronize_stream", self._synchronize(slot.stream))
+        except BaseException as error:
+            if pending and reports is not None:
+                reports.abandon()
+            self._recover(slot, error)
+            raise
+        finally:
+            if reports is not None:
+                reports.end()
+
+    def _queue(self, slot: _Slot, rows: int, gear: int) -> None:
+        stream = slot.stream
+        for tensor in slot.inputs:
+            size = tensor.bytes(rows if tensor.leads else gear)
+            dirty, tensor.dirty = tensor.dirty, tensor.size  # until all is queued, nothing is known to be clean
+            self._check(
+                "rt.memcpy_async",
+                self._memcpy_async(tensor.device, tensor.size, tensor.host, size, HOST_TO_DEVICE, stream),
+            )
+            # Behind the real rows the gear may read what an earlier launch left; behind the gear nothing is read.
+            stop = min(dirty, tensor.bytes(gear))
+            if stop > size:
+                self._check(
+                    "rt.memset_async",
+                    self._memset_async(tensor.device + size, tensor.size - size, 0, stop - size, stream),
+                )
+            tensor.dirty = dirty if dirty > stop else size
+        with self._lock:
+            if self._set_gear is not None:
+                self._check("mdl.set_dynamic_batch_size", self._set_gear(slot.input_set, gear))
+            if self._last_computed not in (0, slot.computed):
+                self._check("rt.stream_wait_event", self._wait_event(stream, self._last_computed))
+            self._check("mdl.execute_async", self._execute_async(self._model_id, slot.input_set, slot.output_set, stream))
+            code = self._record_event(slot.computed, stream)
+            if code:  # the next launch could not wait for this one, so this one must be over first
+                self._synchronize(stream)
+                self._last_computed = 0
+                raise self._acl.error("rt.record_event", code)
+            self._last_computed = slot.computed
+        for tensor in slot.outputs:
+            size = tensor.bytes(rows if tensor.leads else gear)
+            self._check(
+                "rt.memcpy_async",
+                self._memcpy_async(tensor.host, tensor.size, tensor.device, size, DEVICE_TO_HOST, stream),
+            )
+
+    def _collect(
+        self, slot: _Slot, rows: int, gear: int, out: Mapping[str, anybatch.Array] | None
+    ) -> dict[str, anybatch.Array]:
+        """Copy the results out of page-locked memory."""
+        results = {}
+        for tensor in slot.outputs:
+            view = tensor.view(rows) if tensor.leads else tensor.rows_of(tensor.view(gear), 0, rows)
+            place = out.get(tensor.name) if out else None
+            if place is None:
+                results[tensor.name] = view.copy()
+            else:
+                place[...] = view
+                results[tensor.name] = place
+        return results
+
+    def _check(self, name: str, code: int) -> None:
+        if code:
+            raise self._acl.error(name, code)
+
+    def _recover(self, slot: _Slot, error: BaseException) -> None:
+        """Drain the stream of a launch that failed, so that its slot can be used again; else the session is broken."""
+        for tensor in slot.inputs:
+            tensor.dirty = tensor.size
+        code = self._synchronize(slot.stream)
+        if code:  # the first answer may be the failure that brought us here, told once more
+            code = self._synchronize(slot.stream)
+        if code:
+            self._broken = self._acl.error("rt.synchronize_stream", code)
+            self._broken.__cause__ = error
+        while not slot.landed.empty():
+            slot.landed.get()
+
+    def _still_broken(self) -> AclDeviceError:
+        assert self._broken is not None
+        error = AclDeviceError(
+            f"the session is broken since an earlier launch failed ({self._broken}): close it, and open it again",
+            backend=self._acl.backend,
+            operation=self._broken.function,
+            status=self._broken.code,
+        )
+        error.function, error.code, error.code_name = self._broken.function, self._broken.code, self._broken.code_name
+        error.detail = self._broken.detail
+        return error
+
+
+def _new_event(acl: Acl, releases: Releases) -> int:
+    """Return an event that can be recorded again and again without a reset."""
+    event: int = acl.call("rt.create_event_ex_with_flag", EVENT_SYNC)
+    releases.add("rt.destroy_event", event)
+    return event
+
+
+def _add_buffer(acl: Acl, releases: Releases, dataset: int, size: int) -> int:
+    """Put a buffer of device memory at the end of a dataset; return its address."""
+    address: int = acl.call("rt.malloc", max(size, 1), HUGE_FIRST)
+    releases.add("rt.free", address)
+    buffer = acl.make("create_data_buffer", address, size)
+    releases.add("destroy_data_buffer", buffer)
+    acl.call("mdl.add_dataset_buffer", dataset, buffer)
+    return address
+
+
+def _read_spec(
+    acl: Acl, model: LoadedModel, dataset: int, options: SessionOptions
+) -> tuple[anybatch.ModelSpec, tuple[int, ...], SetGear | None]:
+    """Return a model's spec, its gears, and what sets them on a dataset (None where there is nothing to set)."""
+    factors = options.rows_per_row or {}
+    sizes, set_gear = _gears(acl, model, options)
+    spec, fixed = anybatch.find_model_spec(
+        [_declared(port, free_dims(port.dims, factors.get(port.name, 1))) for port in model.inputs],
+        _declared_outputs(acl, model, dataset, sizes, set_gear),
+        batch_axis=options.batch_axis,
+        rows_per_row=options.rows_per_row,
+    )
+    if set_gear is None:
+        assert fixed is not None, "a model without gears has no free dimensions: load_model saw to that"
+        sizes = (fixed,)
+    for tensor, port in zip((*spec.inputs, *spec.outputs), (*model.inputs, *model.outputs), strict=True):
+        needed = _bytes(tensor, max(sizes))
+        if port.size_bytes < needed:
+            raise anybatch.ModelError(
+                f"{tensor.name!r}: expected {needed} bytes for {max(sizes)} rows of {tensor}, but the model says "
+                f"{port.size_bytes}; if its rows are not on the first axis, say where with batch_axis={{{tensor.name!r}: ...}}"
+            )
+    return spec, sizes, set_gear
+
+
+def _gears(acl: Acl, model: LoadedModel, options: SessionOptions) -> tuple[tuple[int, ...], SetGear | None]:
+    model_id, index = model.model_id, model.gear_input
+    if index is None:
+        return (), None
+    if model.batch_gears:
+        set_batch = acl.function("mdl.set_dynamic_batch_size")
+        return model.batch_gears, lambda dataset, gear: set_batch(model_id, dataset, index, gear)
+    by_rows = gear_of_dims(model, options.rows_per_row or {}, options.batch_axis or {})
+    set_dims = acl.function("mdl.set_input_dynamic_dims")
+    return tuple(by_rows), lambda dataset, gear: set_dims(model_id, dataset, index, by_rows[gear])
+
+
+def _declared_outputs(
+    acl: Acl, model: LoadedModel, dataset: int, sizes: tuple[int, ...], set_gear: SetGear | None
+) -> list[anybatch.DeclaredTensor]:
+    """Find the rows of the outputs: the runtime says their dims at each gear, so two gears tell which axis moves."""
+    if set_gear is None:
+        return [_declared(port, port.dims) for port in model.outputs]
+    low, high = min(sizes), max(sizes)
+    dims: dict[int, list[list[int]]] = {}
+    for gear in (low, high):
+        code = set_gear(dataset, gear)
+        if code:
+            raise acl.error("mdl.set_dynamic_batch_size", code)
+        dims[gear] = [acl.call("mdl.get_cur_output_dims", model.desc, port.index)["dims"] for port in model.outputs]
+    declared = []
+    for port, at_low, at_high in zip(model.outputs, dims[low], dims[high], strict=True):
+        moved = [axis for axis, (a, b) in enumerate(zip(at_low, at_high, strict=True)) if a != b]
+        if any(at_low[axis] * high != at_high[axis] * low or at_low[axis] % low for axis in moved) or len(moved) > 1:
+            raise anybatch.ModelError(
+                f"output {port.name!r} is {at_low} with {low} rows and {at_high} with {high}: expected one axis to grow with "
+                "the rows, in proportion"
+            )
+        shape = [-1 if axis in moved else size for axis, size in enumerate(at_low)]
+        declared.append(_declared(port, free_dims(shape, at_low[moved[0]] // low if moved else 1)))
+    return declared
+
+
+def _declared(port: Port, dims: tuple[int | str, ...]) -> anybatch.DeclaredTensor:
+    return anybatch.DeclaredTensor(port.name, port.dtype, dims)
+
+
+def _bytes(spec: anybatch.TensorSpec, rows: int) -> int:
+    return spec.dtype.itemsize * math.prod(size or 0 for size in spec.shape_for(rows))
