@@ -114,8 +114,9 @@ def test_every_call_fails_once(options):
             ledger = testing.ledger()
             assert not ledger.violations, f"{what}: {ledger.to_text()}"
             assert not ledger.leaks, f"{what}: {ledger.to_text()}"
-            if not errors:
+            hit = ledger.calls[function] >= nth  # threads share slots as they come, so the last calls may not be made
+            tried += hit
+            if hit and not errors:
                 silent.add(function)
-            tried += 1
     assert tried > 150
     assert silent <= QUIET, silent - QUIET

@@ -20,6 +20,7 @@ from anybatch_ascend._acl import LOG, NO_BLOCK, REPORT_TIMEOUT, Acl
 from anybatch_ascend.status import AclError
 
 _POLL_MS: Final = 50
+_MAX_FAILURES: Final = 3
 
 
 class Flight(Protocol):
@@ -155,19 +156,21 @@ class Reports:
 
     def _run(self) -> None:
         self._go.wait()
+        failures = 0
         while not self._stopping.is_set():
             code = self._process(_POLL_MS)
-            if code in (0, REPORT_TIMEOUT) or self._stopping.is_set():
-                continue
-            LOG.warning(
-                "%s: acl.rt.process_report failed with status %s: launches are waited for one by one from now on",
-                self._acl.backend,
-                code,
-            )
-            with self._lock:
-                self._broken = True
-                waiting, self._covered = [*self._covered, *self._uncovered], set()
-                self._uncovered = []
-            for flight in waiting:
-                flight.landed.put(None)
-            return
+            failures = 0 if code in (0, REPORT_TIMEOUT) else failures + 1
+            if failures:
+                LOG.warning("%s: acl.rt.process_report failed with status %s", self._acl.backend, code)
+            if failures >= _MAX_FAILURES:
+                self._give_up()
+                return
+
+    def _give_up(self) -> None:
+        """The runtime reports nothing any more: whoever waits for a report waits for its own stream instead, from now on."""
+        with self._lock:
+            self._broken = True
+            waiting = [*self._covered, *self._uncovered]
+            self._covered, self._uncovered = set(), []
+        for flight in waiting:
+            flight.landed.put(None)

@@ -33,7 +33,7 @@ from anybatch_ascend.status import AclDeviceError, AclError
 SetGear: TypeAlias = Callable[[int, int], int]  # (input dataset, gear) -> status
 
 _ALIGNMENT: Final = 64  # of addresses in asynchronous copies, as the vendor wants it
-_SLOTS: Final = 4
+_SLOTS: Final = 6
 _CALLBACK_EVERY: Final = 1
 
 
