@@ -27,6 +27,7 @@ ORDER = [
     "_backend",
     "_hookspecs",
     "_onnx_spec",
+    "_artefacts",
     "_samples",
     "_rebatch",
     "_backends",
@@ -36,6 +37,7 @@ ORDER = [
     "_pipeline",
     "_runner",
     "_registry",
+    "_freeing",
     "",
     "testing.models",
     "testing.strategies",
@@ -47,6 +49,7 @@ ORDER = [
     "_cli._files",
     "_cli._arguments",
     "_cli.backends",
+    "_cli.compile",
     "_cli.inspect",
     "_cli.plan",
     "_cli.run",
@@ -57,7 +60,7 @@ ORDER = [
 
 # Libraries that only some modules may import, by the beginning of their names.
 ONLY_IN = {
-    "onnx": ("_backend", "_onnx_spec", "_rebatch", "testing", "_cli.backends"),
+    "onnx": ("_artefacts", "_backend", "_freeing", "_onnx_spec", "_rebatch", "testing", "_cli.backends"),
     "onnxruntime": ("_backends",),
     "pluggy": ("_hookspecs", "_registry"),
     "pytest": ("testing",),

@@ -24,6 +24,7 @@ from anybatch import Gears, InputError, ModelSpec, MultipleOf, Planner, TableCos
 from anybatch._bench import awkward_sizes, measure_latencies, take_rows
 from anybatch._cli import app
 from anybatch._cli._files import read_inputs, write_outputs
+from anybatch._cli._output import activity
 from anybatch._cli.run import _pieces
 from anybatch._samples import random_inputs
 from anybatch._version import __version__
@@ -117,7 +118,7 @@ def test_version(cli):
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", ["backends", "inspect", "plan", "run", "bench"])
+@pytest.mark.parametrize("command", ["backends", "compile", "inspect", "plan", "run", "bench"])
 def test_help_of_a_command_ends_in_an_example(cli, command, flag):
     result = cli(command, flag)
     assert result.code == 0
@@ -126,7 +127,7 @@ def test_help_of_a_command_ends_in_an_example(cli, command, flag):
 
 
 def test_help_fits_80_columns(cli):
-    for command in ([], ["backends"], ["inspect"], ["plan"], ["run"], ["bench"]):
+    for command in ([], ["backends"], ["compile"], ["inspect"], ["plan"], ["run"], ["bench"]):
         assert max(map(len, cli(*command, "-h").out.splitlines())) <= 80
 
 
@@ -1061,3 +1062,159 @@ def test_bars_are_ascii_where_nothing_else_can_be_printed():
 def test_brackets_and_colons_are_text(cli, install):
     install(("anybatch-toy", "toy", UNUSABLE.replace("package 'toysdk'", "[bold]toysdk[/bold] :smile:")))
     assert "[bold]toysdk[/bold] :smile: is not installed" in cli("backends").out
+
+
+# --- compile ---
+
+
+COMPILER = plugin(
+    """
+    def compile(self, model, *, batch_sizes, output, options, progress):
+        anybatch.check_options(options, ("some_option", "other", "fail"), backend=self.name)
+        if options.get("fail"):
+            error = anybatch.ModelError("it does not compile")
+            error.__notes__ = ["the tool said:", "E1: [no] markup"]
+            raise error
+        progress("[step]  1\\nof 2")
+        spec = anybatch.read_model_spec(anybatch.read_model(model))
+        path = output or model.with_suffix(".cached")
+        path.write_text(repr(sorted(options.items())))
+        temporary = options.get("other") == "temporary"
+        return anybatch.Compiled(path, spec, tuple(batch_sizes or (7,)), False, temporary, ("eat more greens",) * (not output))
+    """
+)
+
+
+@pytest.fixture
+def compiler(install):
+    install(("anybatch-toy", "toy", COMPILER), ("anybatch-plain", "plain", plugin("pass", "plain")))
+    return ["--backend", "toy"]
+
+
+def test_compile_prints_the_path_and_nothing_else(cli, compiler, scale, tmp_path):
+    output = tmp_path / "out.bin"
+    result = cli("compile", scale, *compiler, "--batch-sizes", "4,1", "--output", output)
+    assert result == Result(0, f"{output}\n", "")
+    assert output.read_text() == "[]"
+
+
+def test_compile_as_json_and_advice_on_stderr(cli, compiler, scale):
+    result = cli("compile", scale, *compiler, "--batch-sizes", "4,1", "--json")
+    assert (result.code, result.err) == (0, "note: eat more greens\n")
+    assert result.json == {
+        "model": str(scale),
+        "backend": "toy",
+        "simulated": False,
+        "path": str(scale.with_suffix(".cached")),
+        "batch_sizes": [1, 4],
+        "cached": False,
+        "temporary": False,
+        "advice": ["eat more greens"],
+    }
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--some-option", "Chip310", "--other", "[1, null]"],
+        ["--some_option=Chip310", "--other=[1, null]"],
+        ["--option", "some_option=Chip310", "--option", "other=[1, null]"],
+        ["--some-option", "Chip310", "--option=other=[1, null]"],
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_compile_takes_options_of_the_backend_as_flags(cli, compiler, scale, tmp_path, flags, first):
+    output = tmp_path / "out"
+    words = [*flags, scale] if first else [scale, *flags]
+    assert cli("compile", *words, *compiler, "--output", output).code == 0
+    assert output.read_text() == "[('other', [1, None]), ('some_option', 'Chip310')]"
+
+
+def test_values_of_flags_may_begin_with_a_dash(cli, compiler, scale, tmp_path):
+    output = tmp_path / "out"
+    assert cli("compile", scale, *compiler, "--output", output, "--other", "-1", "--some-option=--x").code == 0
+    assert output.read_text() == "[('other', -1), ('some_option', '--x')]"
+
+
+def test_compile_after_two_dashes_comes_the_model(cli, compiler, monkeypatch, scale):
+    monkeypatch.chdir(scale.parent)
+    scale.rename("--odd.onnx")
+    assert cli("compile", *compiler, "--", "--odd.onnx").out == "--odd.cached\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bacth-sizes", "1"], "no such option --bacth-sizes; did you mean --batch-sizes?"),
+        (["--batch-size", "1"], "no such option --batch-size; did you mean --batch-sizes?"),
+        (["--some-option"], "--some-option is passed to the backend and needs a value, such as --some-option=true"),
+        (["--some-option", "--json"], "--some-option is passed to the backend and needs a value"),
+        (["-x"], "No such option: -x"),
+        (["--output"], "Option '--output' requires an argument"),
+    ],
+)
+def test_compile_wrong_flags(cli, compiler, scale, flags, message):
+    result = cli("compile", scale, *compiler, *flags)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--soem-option", "1"], "backend 'toy' has no option 'soem_option', only ['fail', 'other', 'some_option']"),
+        (["--progress", "1"], "--option progress: this is no option of a backend"),
+        (["--batch-sizes", "0"], "expected batch sizes to be ints of at least 1, got 0"),
+        (["--backend", "plain"], "backend 'plain' compiles nothing ahead: it opens models as they are"),
+    ],
+)
+def test_compile_what_does_not_fit(cli_fails, compiler, scale, flags, message):
+    assert message in cli_fails("compile", scale, *compiler, *flags)
+
+
+def test_compile_needs_a_backend(cli, compiler, scale):
+    result = cli("compile", scale)
+    assert (result.code, result.out) == (2, "")
+    assert "Missing option '--backend'" in result.err
+
+
+def test_compile_says_where_a_temporary_result_is(cli, compiler, scale):
+    result = cli("compile", scale, *compiler, "--other", "temporary")
+    assert result.out == f"{scale.with_suffix('.cached')}\n"
+    assert "is a temporary file; --output FILE chooses its place" in result.err
+
+
+def test_compile_shows_all_that_the_tool_said(cli, compiler, scale):
+    result = cli("compile", scale, *compiler, "--fail", "true")
+    expected = "anybatch: ModelError: it does not compile\nthe tool said:\nE1: [no] markup\n"
+    assert result == Result(2, "", expected)
+
+
+def test_compile_shows_progress_on_a_terminal(cli, compiler, monkeypatch, scale):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    result = cli("compile", scale, *compiler)
+    assert result.out == f"{scale.with_suffix('.cached')}\n"
+    assert "compiling model.onnx" in result.err
+
+
+def test_activity_shows_the_latest_line_as_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    with activity("compiling") as show:
+        show("[bold]  two\nlines")
+    # What is drawn last is what was shown last; markup is text, and a line is one line.
+    assert "compiling: [bold] two lines" in capsys.readouterr().err
+
+
+def test_compile_from_python(compiler, scale, tmp_path):
+    said = []
+    compiled = anybatch.compile(scale, backend="toy", batch_sizes=[8, 2], output=str(tmp_path / "o"), progress=said.append)
+    assert (compiled.path, compiled.batch_sizes, compiled.cached) == (tmp_path / "o", (2, 8), False)
+    assert [tensor.name for tensor in compiled.spec.inputs] == ["x"]
+    assert len(said) == 1
+    with pytest.raises(anybatch.BackendNotFoundError):
+        anybatch.compile(scale, backend="nope")
+    with pytest.raises(anybatch.ModelError, match="does not exist"):
+        anybatch.compile(tmp_path / "nothing.onnx", backend="toy")

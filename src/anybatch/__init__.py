@@ -1,6 +1,7 @@
 """Any number of rows through models compiled for a few batch sizes, whatever hardware runs them."""
 
-from anybatch._backend import Backend, Model, Session, check_launch, check_options
+from anybatch._artefacts import Kept, cache_folder, external_files, keep_artefact, model_digest
+from anybatch._backend import Backend, Compiled, Compiler, Model, Session, check_launch, check_options
 from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf, check_batch_sizes
 from anybatch._errors import (
     AnybatchError,
@@ -12,6 +13,7 @@ from anybatch._errors import (
     InputError,
     ModelError,
 )
+from anybatch._freeing import free_batch
 from anybatch._hookspecs import hookimpl
 from anybatch._onnx_spec import DeclaredTensor, find_model_spec, read_model, read_model_spec
 from anybatch._planner import (
@@ -27,6 +29,7 @@ from anybatch._planner import (
     explain_rows,
 )
 from anybatch._registry import PluginFailure, Registry, available_backends, registry
+from anybatch._registry import compile_model as compile
 from anybatch._registry import open_model as open
 from anybatch._runner import Runner, Stats
 from anybatch._staging import Padding
@@ -44,6 +47,8 @@ __all__ = [
     "Batching",
     "ClosedError",
     "Combine",
+    "Compiled",
+    "Compiler",
     "ContractError",
     "Costs",
     "DeclaredTensor",
@@ -52,6 +57,7 @@ __all__ = [
     "Explanation",
     "Gears",
     "InputError",
+    "Kept",
     "Launch",
     "Model",
     "ModelError",
@@ -69,12 +75,18 @@ __all__ = [
     "TableCosts",
     "TensorSpec",
     "available_backends",
+    "cache_folder",
     "check_batch_sizes",
     "check_launch",
     "check_options",
+    "compile",
     "explain_rows",
+    "external_files",
     "find_model_spec",
+    "free_batch",
     "hookimpl",
+    "keep_artefact",
+    "model_digest",
     "open",
     "read_model",
     "read_model_spec",

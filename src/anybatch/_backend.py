@@ -1,4 +1,4 @@
-"""The whole contract that a plugin fulfils: Backend and Session.
+"""The whole contract that a plugin fulfils: Backend and Session, and Compiler where there is something to compile.
 
 A backend opens a model and yields a session; a session says which batch sizes it takes and executes exactly one of them.
 Everything about arbitrary requests (splitting, padding, trimming, checking, counting, threads) is the core's.
@@ -7,7 +7,8 @@ Everything about arbitrary requests (splitting, padding, trimming, checking, cou
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -115,6 +116,60 @@ class Backend(Protocol):
             BackendUnavailableError: the SDK or device is missing.
             DeviceError: the runtime failed.
             In every case nothing stays allocated.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a backend compiled.
+
+    Attributes:
+        path: the artefact: a file that the same backend opens as it is.
+        spec: inputs and outputs of the model it was made of.
+        batch_sizes: those compiled into it, ascending.
+        cached: whether it was compiled before, and found.
+        temporary: whether there was no place to keep it, so that whoever asked for it has to delete the file.
+        advice: what the vendor would do otherwise, in sentences; nothing that keeps the artefact from running.
+    """
+
+    path: Path
+    spec: ModelSpec
+    batch_sizes: tuple[int, ...]
+    cached: bool
+    temporary: bool = False
+    advice: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Compiler(Protocol):
+    """A backend that can also compile ahead, needing no device for it: what `open` would compile, as a file."""
+
+    def compile(
+        self,
+        model: Model,
+        *,
+        batch_sizes: Sequence[int] | None,
+        output: Path | None,
+        options: Mapping[str, object],
+        progress: Callable[[str], None] | None,
+    ) -> Compiled:
+        """Compile a model for these batch sizes. Called from any thread; one of several callers of the same compiles.
+
+        Args:
+            model: a file that exists, the bytes of one, or an onnx.ModelProto; none is ever modified.
+            batch_sizes: checked, ascending; None takes the one that is baked into the model, or else the backend's default.
+            output: where the artefact goes, complete or not at all, in the place of what is there; None keeps it in the
+                backend's cache, where `open` finds it.
+            options: those of `Backend.open` that compiling depends on, see `check_options`.
+            progress: called from this thread with lines for a person, as the compiler goes on.
+
+        Raises:
+            InputError: a batch size or option does not fit, or `output` cannot be written.
+            ModelError: the model cannot be read, is compiled already, or cannot be compiled for these batch sizes; the message
+                says why.
+            BackendUnavailableError: the compiler is missing; the message says where it comes from.
+            In every case, also where the caller is interrupted, no process goes on and no file is left.
         """
         ...
 

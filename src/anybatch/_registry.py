@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -14,7 +14,7 @@ from typing import Any, Final
 import pluggy
 
 from anybatch import _hookspecs
-from anybatch._backend import Backend, Model
+from anybatch._backend import Backend, Compiled, Compiler, Model
 from anybatch._batching import check_batch_sizes
 from anybatch._errors import BackendNotFoundError, BackendUnavailableError, ContractError, InputError, ModelError
 from anybatch._planner import Costs, Policy, TableCosts
@@ -208,6 +208,41 @@ def open_model(
         except Exception as closing:  # the first error is the one to act on; this one is attached
             raise error from closing
         raise
+
+
+def compile_model(
+    model: str | os.PathLike[str] | bytes | Any,
+    *,
+    backend: str | Backend,
+    batch_sizes: Sequence[int] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Compiled:
+    """Compile a model ahead, without a device: what `open` would compile, as a file.
+
+    Args:
+        model: a file, the bytes of an ONNX model, or an ``onnx.ModelProto``.
+        backend: a backend's name, or a backend itself.
+        batch_sizes: such as ``[1, 4, 8]``; None takes the one baked into the model, or else the backend's default.
+        output: where the artefact goes, in the place of what is there; None keeps it in the backend's cache.
+        progress: is called with lines for a person, as the compiler goes on.
+        options: the backend's own options; its documentation lists them.
+
+    Raises:
+        InputError: an argument or an option does not fit, or the backend compiles nothing.
+        ModelError: there is no such file, it cannot be read, or cannot be compiled for these batch sizes.
+        BackendNotFoundError: no such backend is installed.
+        BackendUnavailableError: the compiler is missing.
+        In every case no file is left.
+    """
+    source = _find_model(model)
+    chosen = _choose_backend(backend, source)
+    if not isinstance(chosen, Compiler):
+        raise InputError(f"backend {chosen.name!r} compiles nothing ahead: it opens models as they are")
+    sizes = None if batch_sizes is None else check_batch_sizes(batch_sizes)
+    target = None if output is None else Path(output)
+    return chosen.compile(source, batch_sizes=sizes, output=target, options=options, progress=progress)
 
 
 def _check_device(device: object) -> int:

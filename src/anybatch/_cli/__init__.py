@@ -18,10 +18,11 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from anybatch._cli.backends import backends
 from anybatch._cli.bench import bench
+from anybatch._cli.compile import FlagsOfBackends, compile
 from anybatch._cli.inspect import inspect
 from anybatch._cli.plan import plan
 from anybatch._cli.run import run
@@ -48,6 +49,8 @@ class _Commands(TyperGroup):
             if ctx.params["debug"]:
                 traceback.print_exc()
             print(f"{_PROGRAM}: {type(error).__name__}: {error}", file=sys.stderr)
+            for note in getattr(error, "__notes__", ()):  # such as all that a vendor's tool had to say
+                print(note, file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from error
 
 
@@ -89,11 +92,13 @@ _EXAMPLES: Final[dict[Callable[..., None], str]] = {
     backends: "anybatch backends --run",
     inspect: "anybatch inspect model.onnx --batch-sizes 1,4,8",
     plan: "anybatch plan --gears 1,2,4,8 --costs 1,1.6,2.9,5.5 --rows 13",
+    compile: "anybatch compile model.onnx --backend NAME --batch-sizes 1,2,4,8",
     run: "anybatch run model.onnx --input rows.npz --output results.npz",
     bench: "anybatch bench model.onnx --batch-sizes 1,4,8 --rows 1,7,64",
 }
 for _command, _example in _EXAMPLES.items():
-    app.command(epilog=f"Example: {_example}")(_command)
+    _class = FlagsOfBackends if _command is compile else TyperCommand
+    app.command(cls=_class, epilog=f"Example: {_example}")(_command)
 
 
 def main() -> None:

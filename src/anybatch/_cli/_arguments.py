@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
@@ -19,7 +19,8 @@ from anybatch._runner import Runner
 Value = TypeVar("Value")
 
 
-def _backend_names() -> list[str]:
+def backend_names() -> list[str]:
+    """Return the names of the installed backends, for completion."""
     return _registry.registry().names
 
 
@@ -27,7 +28,7 @@ ModelFile: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="The
 BackendName: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--backend", help="Backend to open it with; default: the one for the file's suffix.", autocompletion=_backend_names
+        "--backend", help="Backend to open it with; default: the one for the file's suffix.", autocompletion=backend_names
     ),
 ]
 Device: TypeAlias = Annotated[int, typer.Option("--device", help="Index of the device.")]
@@ -103,15 +104,18 @@ def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, str]:
     return parsed
 
 
-def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
+def parse_options(pairs: Sequence[str] | None, *, reserved: Collection[str] = _OURS) -> dict[str, Any]:
     """Return a backend's options: values that read as JSON are that, others are text.
 
+    Args:
+        reserved: arguments of the library call itself, by default of `anybatch.open`.
+
     Raises:
-        InputError: see `parse_pairs`; or the name is an argument of `anybatch.open` itself.
+        InputError: see `parse_pairs`; or the name is a reserved one.
     """
     options: dict[str, Any] = {}
     for name, text in parse_pairs("--option", pairs).items():
-        if name in _OURS:
+        if name in reserved:
             raise InputError(f"--option {name}: this is no option of a backend; see --help for what there is instead")
         try:
             options[name] = json.loads(text)

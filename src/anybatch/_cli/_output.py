@@ -80,6 +80,20 @@ def progress(what: str) -> Iterator[Callable[[float], None]]:
         yield lambda share: display.update(task, total=1.0, completed=share)
 
 
+@contextmanager
+def activity(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr, where that is a terminal, that something is going on; yields a function that takes its latest line."""
+    if not sys.stderr.isatty():
+        yield lambda _line: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    # As Text, since what a tool prints is no markup; one line, whatever it prints.
+    with Console(stderr=True).status(Text(what)) as display:
+        yield lambda line: display.update(Text(f"{what}: {' '.join(line.split())}", overflow="ellipsis", no_wrap=True))
+
+
 def plan_as_json(plan: Plan) -> dict[str, Any]:
     """Return a plan's rows, launches, padding and cost."""
     return {
