@@ -121,6 +121,16 @@ def test_a_failed_build_leaves_nothing(tmp_path, error):
     assert keep_artefact(tmp_path, KEY, ".bin", writes()).path.read_bytes() == b"content"
 
 
+def test_what_can_be_found_is_complete(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no more")
+
+    monkeypatch.setattr(Path, "replace", fail)  # all until the file is moved to its place in one step
+    with pytest.raises(OSError, match="no more"):
+        keep_artefact(tmp_path, KEY, ".bin", writes())
+    assert left_in(tmp_path) == []
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / f".{KEY}.abc.part").mkdir()
     (tmp_path / f".{KEY}.abc.part" / "half").write_text("of it")
@@ -225,7 +235,7 @@ def scale(factor=2.0):
 
 
 def with_external_data(folder):
-    """A model with one weight in a file, one in a file below, one within an attribute, and one in a branch."""
+    """A model with weights in files: of the graph, of an attribute, of a list of them, and of branches, one in a folder."""
     folder.mkdir(exist_ok=True)
     (folder / "sub").mkdir(exist_ok=True)
 
@@ -244,7 +254,8 @@ def with_external_data(folder):
     nodes = [
         helper.make_node("Constant", [], ["k"], value=tensor("k", "in_node.bin")),
         helper.make_node("If", ["c"], ["i"], then_branch=branch("t", "then.bin"), else_branch=branch("e", "sub/else.bin")),
-        helper.make_node("Sum", ["x", "w", "k", "i"], ["y"]),
+        helper.make_node("Several", ["x"], ["s"], domain="own", list=[tensor("a", "listed.bin")]),
+        helper.make_node("Sum", ["x", "w", "k", "i", "s"], ["y"]),
     ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 3]) for name in "xy"]
     cond = numpy_helper.from_array(np.array(True), "c")
@@ -262,7 +273,7 @@ def test_the_digest_says_whether_models_differ(tmp_path):
     assert model_digest(data) == model_digest(data, scale()) != model_digest(scale(3).SerializeToString())
 
 
-@pytest.mark.parametrize("location", ["w.bin", "in_node.bin", "then.bin", "sub/else.bin"])
+@pytest.mark.parametrize("location", ["w.bin", "in_node.bin", "listed.bin", "then.bin", "sub/else.bin"])
 def test_the_digest_reads_external_data(tmp_path, location):
     path = with_external_data(tmp_path)
     before = model_digest(path)
@@ -278,7 +289,7 @@ def test_the_digest_reads_external_data(tmp_path, location):
 
 def test_external_files(tmp_path):
     model = anybatch.read_model(with_external_data(tmp_path))
-    assert external_files(model) == ["in_node.bin", "sub/else.bin", "then.bin", "w.bin"]
+    assert external_files(model) == ["in_node.bin", "listed.bin", "sub/else.bin", "then.bin", "w.bin"]
     assert external_files(scale()) == []
 
 

@@ -2,7 +2,8 @@
 
 An artefact's file is named ``<key>-<digest of its content><suffix>``. The key says what it was made of; the digest says whether
 it is whole, so that a truncated or damaged file is made again. It is built in a folder beside its place and moved there in
-one step: what can be found is complete. Who builds holds a lock on ``.<key>.lock``.
+one step: what can be found is complete. Who builds holds a lock on ``.<key>.lock``, a file that stays: two could hold it if it
+were ever removed.
 """
 
 from __future__ import annotations
@@ -155,9 +156,14 @@ def _sync(path: Path) -> str:
 
 def _digest(file: IO[bytes]) -> str:
     digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
+    _feed(digest, file)
     return digest.hexdigest()[:_DIGEST]
+
+
+def _feed(digest: hashlib._Hash, file: IO[bytes]) -> None:
+    chunk = bytearray(_CHUNK)
+    while length := file.readinto(chunk):  # type: ignore[attr-defined]  # files opened as "rb" have it
+        digest.update(memoryview(chunk)[:length])
 
 
 def model_digest(model: Model, proto: onnx.ModelProto | None = None) -> str:
@@ -195,8 +201,7 @@ def _update(digest: hashlib._Hash, path: Path) -> None:
     try:
         with path.open("rb") as file:
             digest.update(os.fstat(file.fileno()).st_size.to_bytes(8, "big"))
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            _feed(digest, file)
     except OSError as error:
         raise ModelError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
 

@@ -417,6 +417,16 @@ def test_what_is_in_a_branch_counts(compile_, fake):
     refused(compile_, fake, IF.format(width=3, other=other), "NonZero 'n'")
 
 
+def test_what_comes_out_of_a_branch_is_data(compile_, fake):
+    model = """g (float[rows, 3] x) => (int64[2, k] y) <bool yes = {1}>
+    {
+        b = If (yes) <then_branch = t () => (float[rows, 3] p) { p = Neg(x) },
+                      else_branch = e () => (float[rows, 3] q) { q = Abs(x) }>
+        y = NonZero(b)
+    }"""
+    refused(compile_, fake, model, "NonZero 'y'")
+
+
 LOOP = """g (float[rows, 3] x, int64[1] turns) => ({result})
 <int64 one = {{1}}, int64 four = {{4}}, bool yes = {{1}}, float zero = {{0}}>
 {{

@@ -186,7 +186,12 @@ def _check_branches(node: onnx.NodeProto, bodies: Sequence[onnx.GraphProto], sha
 
 
 def _shapes_of_outputs(model: onnx.ModelProto) -> dict[str, tuple[object, ...]]:
-    """Return the shapes that inference finds for what bodies of control flow give."""
+    """Return the shapes that inference finds, for a model that has an If: nothing else asks for them.
+
+    Inference copies all weights twice, which for 50 MB takes half a second, at each look into the cache.
+    """
+    if not _has_if(model.graph):
+        return {}
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # what is wrong with the model, the converter tells better; protobuf's errors share no public type
@@ -205,6 +210,11 @@ def _shapes_of_outputs(model: onnx.ModelProto) -> dict[str, tuple[object, ...]]:
 
     collect(inferred.graph)
     return found
+
+
+def _has_if(graph: onnx.GraphProto) -> bool:
+    bodies = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+    return any(node.op_type == "If" for node in graph.node) or any(_has_if(body) for body in bodies)
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[object, ...] | None:
