@@ -29,9 +29,7 @@ from anybatch_ascend.compile import COMPILE_OPTIONS, CompileOptions, compile_mod
 
 _OM_MAGIC: Final = (0x444F4D49).to_bytes(4, "little")
 _SESSION_OPTIONS: Final = ("load", "slots", "callback_every", "acl_config", "batch_axis", "rows_per_row")
-_CANN: Final = (
-    "pyACL comes with Huawei's CANN toolkit: install that, then `source /usr/local/Ascend/ascend-toolkit/set_env.sh`"
-)
+_CANN: Final = "pyACL comes with Huawei's CANN toolkit: install that, then `source /usr/local/Ascend/ascend-toolkit/set_env.sh`"
 
 
 class AscendBackend:
@@ -88,7 +86,9 @@ class AscendBackend:
         if _is_compiled(model):
             for name in options:
                 if name not in _SESSION_OPTIONS:
-                    raise anybatch.InputError(f"{self.name}: option {name!r} is for compiling, and this .om is compiled already")
+                    raise anybatch.InputError(
+                        f"{self.name}: option {name!r} is for compiling, and this .om is compiled already"
+                    )
             return self._open_compiled(acl, cast("Path | bytes", model), device, batch_sizes, run)
         compiled = compile_model(
             model,

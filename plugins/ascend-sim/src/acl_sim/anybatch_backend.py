@@ -1,0 +1,48 @@
+"""The backend ``ascend-sim`` of anybatch: the Ascend plugin, handed this simulator and its converter.
+
+Nothing falls back to it: callers ask for it by name, and every report shows that name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+try:
+    import anybatch
+    from anybatch_ascend import AscendBackend
+except ImportError as error:
+    raise ImportError("the backend ascend-sim needs the Ascend plugin: pip install anybatch-ascend") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _import_simulator() -> ModuleType:
+    import acl_sim  # takes half a second: it brings ONNX Runtime
+
+    return acl_sim
+
+
+def _say_what_it_is() -> str:
+    return f"acl_sim {version('anybatch-ascend-sim')}, a simulator: its times are modelled"
+
+
+def backend(acl: Callable[[], ModuleType] = _import_simulator) -> AscendBackend:
+    """Return the backend; `acl` stands in for the import of the simulator, for benchmarks that watch its calls."""
+    return AscendBackend(
+        "ascend-sim",
+        suffixes=frozenset(),
+        acl=acl,
+        atc=[sys.executable, "-m", "acl_sim.atc"],
+        runtime=_say_what_it_is,
+    )
+
+
+@anybatch.hookimpl
+def anybatch_backends() -> Sequence[anybatch.Backend]:
+    """Return what this plugin offers."""
+    return [backend()]

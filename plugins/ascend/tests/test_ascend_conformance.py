@@ -1,0 +1,47 @@
+"""The conformance kit, on the simulator: strict, without a leak or a violation, waiting for streams and for callbacks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from acl_sim import testing
+from acl_sim.anybatch_backend import backend as ascend_sim
+
+from anybatch import Backend, ModelError
+from anybatch.testing import BackendConformance, Gap
+from anybatch.testing.models import ROWS_TIMES_3
+
+
+class _OnTheSimulator(BackendConformance):
+    # The numbers of the kit's references: the vendor's default mode rounds to half precision, see TestHalfPrecision.
+    options = {}
+    gaps = {
+        "bfloat16": Gap(ModelError, "the simulator's converter takes no bfloat16", "ours to do"),
+        "scalar": Gap(ModelError, "atc takes no scalar input with gears (E10012)", "the vendor's to do"),
+    }
+
+    @pytest.fixture(autouse=True)
+    def clean(self):
+        testing.reset()
+        yield
+        testing.assert_clean()
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return ascend_sim()
+
+    def open_options(self, model):
+        told = {"rows_per_row": model.rows_per_row} if model is ROWS_TIMES_3 else {}
+        return {"precision_mode": "must_keep_origin_dtype", **told, **self.options}
+
+    def resources(self):
+        account = testing.ledger()
+        return {**super().resources(), "acl handles and memory": len(account.leaks)}
+
+
+class TestStreams(_OnTheSimulator):
+    options = {"callback_every": 0, "slots": 3}
+
+
+class TestCallbacks(_OnTheSimulator):
+    options = {"callback_every": 2, "slots": 4}
