@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 from acl_sim import atc
-
 from anybatch.testing.models import AFFINE, ReferenceModel
 
 __all__ = ["AFFINE", "compiled"]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+
 from acl_sim import testing
 from acl_sim.anybatch_backend import backend as ascend_sim
-
 from anybatch import Backend, ModelError
 from anybatch.testing import BackendConformance, Gap
 from anybatch.testing.models import ROWS_TIMES_3
 
 
 class _OnTheSimulator(BackendConformance):
-    # The numbers of the kit's references: the vendor's default mode rounds to half precision, see TestHalfPrecision.
-    options = {}
-    gaps = {
+    options: ClassVar[Mapping[str, object]]
+    gaps: ClassVar[Mapping[str, Gap]] = {
         "bfloat16": Gap(ModelError, "the simulator's converter takes no bfloat16", "ours to do"),
         "scalar": Gap(ModelError, "atc takes no scalar input with gears (E10012)", "the vendor's to do"),
     }
@@ -32,6 +30,7 @@ class _OnTheSimulator(BackendConformance):
 
     def open_options(self, model):
         told = {"rows_per_row": model.rows_per_row} if model is ROWS_TIMES_3 else {}
+        # The kit's references are exact; the vendor's default mode rounds to half precision.
         return {"precision_mode": "must_keep_origin_dtype", **told, **self.options}
 
     def resources(self):
@@ -40,8 +39,8 @@ class _OnTheSimulator(BackendConformance):
 
 
 class TestStreams(_OnTheSimulator):
-    options = {"callback_every": 0, "slots": 3}
+    options: ClassVar[Mapping[str, object]] = {"callback_every": 0, "slots": 3}
 
 
 class TestCallbacks(_OnTheSimulator):
-    options = {"callback_every": 2, "slots": 4}
+    options: ClassVar[Mapping[str, object]] = {"callback_every": 2, "slots": 4}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections import Counter
 
-import acl_sim
-import ascend_models
 import numpy as np
 import pytest
+
+import acl_sim
+import anybatch
+import ascend_models
 from acl_sim import testing
 from anybatch_ascend import AscendBackend
-
-import anybatch
 
 MODEL = ascend_models.AFFINE
 REQUESTS = [7, 1, 12, 4]

@@ -246,8 +246,8 @@ def gear_of_dims(
             rows.update(shape[axis] / rows_per_row.get(port.name, 1) for axis in free)
         if len(rows) != 1 or not next(iter(rows)).is_integer():
             raise anybatch.ModelError(
-                f"the gear {list(gear['dims'])} (--dynamic_dims) has no common number of rows ({sorted(rows)}); where one row of "
-                "a request is several entries of an input, say so with rows_per_row={...}"
+                f"the gear {list(gear['dims'])} (--dynamic_dims) has no common number of rows ({sorted(rows)}); where one row "
+                "of a request is several entries of an input, say so with rows_per_row={...}"
             )
         gears[int(next(iter(rows)))] = gear
     if len(gears) != len(model.dims_gears):

@@ -23,7 +23,7 @@ from typing import Final, cast
 
 import anybatch
 from anybatch_ascend._acl import Acl
-from anybatch_ascend._model import LOADS, Load
+from anybatch_ascend._model import LOADS
 from anybatch_ascend._session import AscendSession, SessionOptions, open_session
 from anybatch_ascend.compile import COMPILE_OPTIONS, CompileOptions, compile_model
 
@@ -151,8 +151,8 @@ class AscendBackend:
         sizes = session.batching.sizes
         session.close()
         raise anybatch.ModelError(
-            f"{self.name}: expected a model compiled for the batch sizes {list(batch_sizes)}, this one has {list(sizes)}; leave "
-            "batch_sizes out, or open the .onnx it was made of, which compiles it anew"
+            f"{self.name}: expected a model compiled for the batch sizes {list(batch_sizes)}, this one has {list(sizes)}; "
+            "leave batch_sizes out, or open the .onnx it was made of, which compiles it anew"
         )
 
     def _import_acl(self) -> ModuleType:
@@ -198,7 +198,7 @@ def _session_options(options: Mapping[str, object], model: anybatch.Model) -> Se
             raise anybatch.InputError(f"expected acl_config to be a file, got {config!r}")
         config = os.fspath(config)
     return SessionOptions(
-        load=cast("Load", load),
+        load=load,
         acl_config=cast("str | None", config),
         batch_axis=cast("Mapping[str, int | None] | None", options.get("batch_axis")),
         rows_per_row=cast("Mapping[str, int] | None", options.get("rows_per_row")),
