@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 import anybatch
 from anybatch_ascend._acl import DEVICE_TO_HOST, EVENT_SYNC, HOST_TO_DEVICE, HUGE_FIRST, Acl, Releases
@@ -30,7 +30,13 @@ from anybatch_ascend._model import Load, LoadedModel, Port, free_dims, gear_of_d
 from anybatch_ascend._reports import Reports
 from anybatch_ascend.status import AclDeviceError, AclError
 
-SetGear: TypeAlias = Callable[[int, int], int]  # (input dataset, gear) -> status
+
+class SetGear(NamedTuple):
+    """What sets a gear: the runtime's function by name, and a call of it with (input dataset, gear) that returns its status."""
+
+    name: str
+    call: Callable[[int, int], int]
+
 
 _ALIGNMENT: Final = 64  # of addresses in asynchronous copies, as the vendor wants it
 _SLOTS: Final = 6
@@ -229,6 +235,7 @@ class AscendSession:
         self._broken: AclError | None = None
         self._rows = next(tensor for tensor in spec.inputs if tensor.batch_axis is not None)
         # Looked up once: every launch calls them.
+        self._get_context = acl.function("rt.get_context")
         self._set_context = acl.function("rt.set_context")
         self._memcpy_async = acl.function("rt.memcpy_async")
         self._memset_async = acl.function("rt.memset_async")
@@ -250,9 +257,13 @@ class AscendSession:
             if self._broken is not None:
                 raise self._still_broken()
             rows = self._stage(slot, inputs, gear)
-            before = self._acl.current_context()
+            before, code = self._get_context()
+            if code:
+                before = self._acl.current_context()  # says what is wrong, where it is more than that there is none
             if before != self._context:
-                self._check("rt.set_context", self._set_context(self._context))
+                code = self._set_context(self._context)
+                if code:
+                    raise self._acl.error("rt.set_context", code)
             try:
                 self._launch(slot, rows, gear)
             finally:
@@ -324,7 +335,9 @@ class AscendSession:
             pending = False
             if reports is not None and reports.queued(slot):
                 slot.landed.get()
-            self._check("rt.synchronize_stream", self._synchronize(slot.stream))
+            code = self._synchronize(slot.stream)
+            if code:
+                raise self._acl.error("rt.synchronize_stream", code)
         except BaseException as error:
             if pending and reports is not None:
                 reports.abandon()
@@ -339,24 +352,30 @@ class AscendSession:
         for tensor in slot.inputs:
             size = tensor.bytes(rows if tensor.leads else gear)
             dirty, tensor.dirty = tensor.dirty, tensor.size  # until all is queued, nothing is known to be clean
-            self._check(
-                "rt.memcpy_async",
-                self._memcpy_async(tensor.device, tensor.size, tensor.host, size, HOST_TO_DEVICE, stream),
-            )
+            code = self._memcpy_async(tensor.device, tensor.size, tensor.host, size, HOST_TO_DEVICE, stream)
+            if code:
+                raise self._acl.error("rt.memcpy_async", code)
             # Behind the real rows the gear may read what an earlier launch left; behind the gear nothing is read.
-            stop = min(dirty, tensor.bytes(gear))
-            if stop > size:
-                self._check(
-                    "rt.memset_async",
-                    self._memset_async(tensor.device + size, tensor.size - size, 0, stop - size, stream),
-                )
+            stop = dirty
+            if dirty > size:
+                stop = min(dirty, tensor.bytes(gear))
+                if stop > size:
+                    code = self._memset_async(tensor.device + size, tensor.size - size, 0, stop - size, stream)
+                    if code:
+                        raise self._acl.error("rt.memset_async", code)
             tensor.dirty = dirty if dirty > stop else size
         with self._lock:
             if self._set_gear is not None:
-                self._check("mdl.set_dynamic_batch_size", self._set_gear(slot.input_set, gear))
-            if self._last_computed not in (0, slot.computed):
-                self._check("rt.stream_wait_event", self._wait_event(stream, self._last_computed))
-            self._check("mdl.execute_async", self._execute_async(self._model_id, slot.input_set, slot.output_set, stream))
+                code = self._set_gear.call(slot.input_set, gear)
+                if code:
+                    raise self._acl.error(self._set_gear.name, code)
+            if self._last_computed and self._last_computed != slot.computed:
+                code = self._wait_event(stream, self._last_computed)
+                if code:
+                    raise self._acl.error("rt.stream_wait_event", code)
+            code = self._execute_async(self._model_id, slot.input_set, slot.output_set, stream)
+            if code:
+                raise self._acl.error("mdl.execute_async", code)
             code = self._record_event(slot.computed, stream)
             if code:  # the next launch could not wait for this one, so this one must be over first
                 self._synchronize(stream)
@@ -365,10 +384,9 @@ class AscendSession:
             self._last_computed = slot.computed
         for tensor in slot.outputs:
             size = tensor.bytes(rows if tensor.leads else gear)
-            self._check(
-                "rt.memcpy_async",
-                self._memcpy_async(tensor.host, tensor.size, tensor.device, size, DEVICE_TO_HOST, stream),
-            )
+            code = self._memcpy_async(tensor.host, tensor.size, tensor.device, size, DEVICE_TO_HOST, stream)
+            if code:
+                raise self._acl.error("rt.memcpy_async", code)
 
     def _collect(
         self, slot: _Slot, rows: int, gear: int, out: Mapping[str, anybatch.Array] | None
@@ -384,10 +402,6 @@ class AscendSession:
                 place[...] = view
                 results[tensor.name] = place
         return results
-
-    def _check(self, name: str, code: int) -> None:
-        if code:
-            raise self._acl.error(name, code)
 
     def _recover(self, slot: _Slot, error: BaseException) -> None:
         """Drain the stream of a launch that failed, so that its slot can be used again; else the session is broken."""
@@ -462,11 +476,13 @@ def _gears(acl: Acl, model: LoadedModel, options: SessionOptions) -> tuple[tuple
     if index is None:
         return (), None
     if model.batch_gears:
-        set_batch = acl.function("mdl.set_dynamic_batch_size")
-        return model.batch_gears, lambda dataset, gear: set_batch(model_id, dataset, index, gear)
+        name = "mdl.set_dynamic_batch_size"
+        set_batch = acl.function(name)
+        return model.batch_gears, SetGear(name, lambda dataset, gear: set_batch(model_id, dataset, index, gear))
     by_rows = gear_of_dims(model, options.rows_per_row or {}, options.batch_axis or {})
-    set_dims = acl.function("mdl.set_input_dynamic_dims")
-    return tuple(by_rows), lambda dataset, gear: set_dims(model_id, dataset, index, by_rows[gear])
+    name = "mdl.set_input_dynamic_dims"
+    set_dims = acl.function(name)
+    return tuple(by_rows), SetGear(name, lambda dataset, gear: set_dims(model_id, dataset, index, by_rows[gear]))
 
 
 def _declared_outputs(
@@ -478,9 +494,9 @@ def _declared_outputs(
     low, high = min(sizes), max(sizes)
     dims: dict[int, list[list[int]]] = {}
     for gear in (low, high):
-        code = set_gear(dataset, gear)
+        code = set_gear.call(dataset, gear)
         if code:
-            raise acl.error("mdl.set_dynamic_batch_size", code)
+            raise acl.error(set_gear.name, code)
         dims[gear] = [acl.call("mdl.get_cur_output_dims", model.desc, port.index)["dims"] for port in model.outputs]
     declared = []
     for port, at_low, at_high in zip(model.outputs, dims[low], dims[high], strict=True):
