@@ -589,6 +589,66 @@ def test_map_keeps_the_session_as_busy_as_it_allows():
         assert runner.stats().requests == 9
 
 
+def test_launches_of_one_request_run_side_by_side():
+    session = Held(AFFINE, Gears((1, 4)), concurrency=3)
+    inputs = request(AFFINE, 17)
+    results = []
+    with Runner(session) as runner:
+        running = threading.Thread(target=lambda: results.append(runner.run(inputs)))
+        running.start()
+        for _ in range(3):
+            assert session.begun.acquire(timeout=30), "three of the five launches are in progress at once"
+        assert not session.begun.acquire(timeout=0.05), "and no more than the session takes"
+        session.go.set()
+        running.join(timeout=30)
+    assert_same(results[0], AFFINE.reference(inputs))
+    assert len(session.seen) == 5
+
+
+def test_launches_of_one_request_run_one_by_one_where_the_session_takes_any_number():
+    session = Held(AFFINE, Gears((1, 4)), concurrency=None)
+    with Runner(session) as runner:
+        running = threading.Thread(target=runner.run, args=(request(AFFINE, 17),))
+        running.start()
+        assert session.begun.acquire(timeout=30)
+        assert not session.begun.acquire(timeout=0.05)
+        session.go.set()
+        running.join(timeout=30)
+
+
+def test_requests_of_several_launches_cannot_block_one_another():
+    """All threads of the pool run requests whose launches want threads of the same pool."""
+    backend = FakeBackend(Gears((1, 4)), concurrency=2)
+    with open_fake(backend=backend) as runner:
+        requests = [request(AFFINE, 23, seed=turn) for turn in range(40)]
+        futures = [runner.submit(inputs) for inputs in requests]
+        for inputs, future in zip(requests, futures, strict=True):
+            assert_same(future.result(timeout=60), AFFINE.reference(inputs))
+    assert backend.busiest <= 2
+
+
+def test_a_failed_launch_stops_those_beside_it_and_its_error_is_raised():
+    error = DeviceError("no", backend="fake", operation="execute")
+    backend = FakeBackend(Gears((1, 4)), concurrency=3, faults={("execute", 2): error})
+    with open_fake(backend=backend) as runner:
+        with pytest.raises(DeviceError) as caught:
+            runner.run(request(AFFINE, 400))
+        assert caught.value is error
+        assert len(backend.launches) <= 4, "of a hundred, those that had begun"
+        assert_same(runner.run(request(AFFINE, 9)), AFFINE.reference(request(AFFINE, 9)))
+
+
+def test_values_of_launches_side_by_side_combine_in_the_order_of_rows():
+    """Floats add up to other last bits in another order."""
+    backend = FakeBackend(Gears((1, 2)), concurrency=4)
+    inputs = request(SUMMED, 41)
+    with open_fake(SUMMED, backend=backend, combine=SUMMED.combine) as runner:
+        first = runner.run(inputs)
+        for _ in range(20):
+            for name, array in runner.run(inputs).items():
+                assert array.tobytes() == first[name].tobytes()
+
+
 def test_map_raises_an_error_in_its_place_and_stops():
     drawn = []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import threading
 import warnings
@@ -9,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, TypeAlias, cast
@@ -18,7 +21,7 @@ import numpy as np
 from anybatch._backend import Session
 from anybatch._batching import Batching
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
-from anybatch._pipeline import map_ordered
+from anybatch._pipeline import map_ordered, run_side_by_side
 from anybatch._planner import Costs, Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
 from anybatch._staging import Padding, Staging
 from anybatch._tensors import Array, Combine, ModelSpec, TensorSpec, check_request, symbols_of
@@ -182,7 +185,7 @@ class Runner:
                 output without rows rules out, or no plan exists; nothing was executed.
             ModelError: an output declared to be the same in every launch is not, or the free dimensions of one come out
                 differently in each.
-            DeviceError: the runtime failed. Earlier launches have run, some or all of `out` may be written.
+            DeviceError: the runtime failed. Other launches may have run, some or all of `out` may be written.
             ContractError: the session returned what its spec rules out; as after DeviceError.
             ClosedError: close() was called before.
             After any of these but ClosedError the runner is as usable as the session is.
@@ -246,12 +249,7 @@ class Runner:
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self!r}: submit() after close()")
-            if self._executor is None:
-                idents = self._worker_idents  # not self: threads keep what they start with, and would keep the runner
-                self._executor = ThreadPoolExecutor(
-                    self._workers, f"anybatch-{self.backend}", lambda: idents.add(threading.get_ident())
-                )
-            return self._executor.submit(self.run, inputs, out=out)
+            return self._pool().submit(self.run, inputs, out=out)
 
     def map(self, requests: Iterable[Mapping[str, Array]], *, in_flight: int | None = None) -> Iterator[dict[str, Array]]:
         """Run many requests and yield their outputs in order, keeping the session busy meanwhile.
@@ -335,6 +333,15 @@ class Runner:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Runner on {self.backend}, {self._batching}, {state}>"
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """Return the threads of `submit`, as many as the session executes at once; the lock is held."""
+        if self._executor is None:
+            idents = self._worker_idents  # not self: threads keep what they start with, and would keep the runner
+            self._executor = ThreadPoolExecutor(
+                self._workers, f"anybatch-{self.backend}", lambda: idents.add(threading.get_ident())
+            )
+        return self._executor
 
     def _quick_rows(self, inputs: Mapping[str, Array]) -> int:
         """Return the rows of a request of a kind that was checked before, or -1 where `check_request` must look.
@@ -470,8 +477,8 @@ class Runner:
         given = {} if out is None else self._check_out(out, inputs, rows, symbols)
         join = _Join(self._spec, rows, prepared.expected[rows], symbols, given)
         common = {name: _as_contiguous(inputs[name]) for name in self._common_inputs}
-        start = 0
-        for launch in prepared.plan.launches:
+
+        def execute(start: int, launch: Launch) -> None:
             stop, fed = start + launch.rows, self._fed(launch)
             feed = dict(common)
             for tensor in self._row_inputs:
@@ -479,8 +486,10 @@ class Runner:
                 if launch.rows != rows:
                     view = tensor.rows_of(view, start, stop)
                 feed[tensor.name] = _as_contiguous(view)
+            offered = None
             if fed == launch.rows:
-                results = self._execute(feed, launch.gear, join.offer(start, stop))
+                offered = join.offer(start, stop)
+                results = self._execute(feed, launch.gear, offered)
             else:
                 buffer = self._staging.take(feed, launch.rows, launch.gear)
                 feed.update(buffer.arrays)
@@ -490,8 +499,20 @@ class Runner:
                     self._staging.give_back(buffer)
             if not _as_expected(results, prepared.expected[fed]):
                 self._check_results(results, fed, symbols)
-            join.add(results, start, stop)
-            start = stop
+            join.add(results, start, stop, offered)
+
+        launches = prepared.plan.launches
+        starts = accumulate((launch.rows for launch in launches), initial=0)  # and behind the last, which zip leaves out
+        steps = [functools.partial(execute, start, launch) for start, launch in zip(starts, launches, strict=False)]
+        # Only where the session says how many launches it takes: a CPU that takes any number is busy with one.
+        side_by_side = min(self._session.concurrency or 1, len(steps))
+        if side_by_side == 1:
+            for step in steps:
+                step()
+        else:
+            with self._lock:
+                pool = self._pool()
+            run_side_by_side(steps, pool, side_by_side)
         return join.results()
 
     def _check_out(
@@ -520,6 +541,8 @@ class Runner:
 class _Join:
     """Results of several launches, or of a padded one, put together in arrays that are allocated once.
 
+    `offer` and `add` may be called from any thread.
+
     Args:
         spec: the model.
         rows: rows of the request.
@@ -535,8 +558,8 @@ class _Join:
         self._rows = rows
         self._given = given
         self._arrays = dict(given)
-        self._offered: dict[str, Array] = {}
-        self._values: dict[str, list[tuple[int, Array]]] = {}
+        self._values: dict[str, list[tuple[int, int, Array]]] = {}  # (first row, rows, value)
+        self._lock = threading.Lock()
         shapes = {name: shape for name, shape, _ in expected} if expected else {}
         for tensor in spec.outputs:
             if tensor.batch_axis is None or tensor.name in given:
@@ -549,28 +572,36 @@ class _Join:
 
     def offer(self, start: int, stop: int) -> dict[str, Array] | None:
         """Return the places where rows start..stop of each output go, as far as they are contiguous."""
-        self._offered = {}
+        offered = {}
         for tensor in self._outputs:
             if tensor.batch_axis is not None and tensor.name in self._arrays:
                 place = tensor.rows_of(self._arrays[tensor.name], start, stop)
                 if place.flags.carray:
-                    self._offered[tensor.name] = place
-        return self._offered or None
+                    offered[tensor.name] = place
+        return offered or None
 
-    def add(self, results: Mapping[str, Array], start: int, stop: int) -> None:
-        """Take a launch's results for rows start..stop; what is beyond those rows is padding and is dropped."""
+    def add(self, results: Mapping[str, Array], start: int, stop: int, offered: Mapping[str, Array] | None) -> None:
+        """Take a launch's results for rows start..stop; what is beyond those rows is padding and is dropped.
+
+        Args:
+            results: as the session returned them.
+            start, stop: the launch's rows in the request.
+            offered: what `offer` returned for them, where it was offered.
+        """
         for tensor in self._outputs:
             result = results[tensor.name]
             if tensor.batch_axis is None:
-                self._values.setdefault(tensor.name, []).append((stop - start, result))
+                with self._lock:
+                    self._values.setdefault(tensor.name, []).append((start, stop - start, result))
                 continue
-            if result is self._offered.get(tensor.name):
+            if offered is not None and result is offered.get(tensor.name):
                 continue
-            whole = self._arrays.get(tensor.name)
-            if whole is None:
-                shape = list(result.shape)
-                shape[tensor.batch_axis] = self._rows * tensor.rows_per_row
-                whole = self._arrays[tensor.name] = np.empty(shape, tensor.dtype)
+            with self._lock:
+                whole = self._arrays.get(tensor.name)
+                if whole is None:
+                    shape = list(result.shape)
+                    shape[tensor.batch_axis] = self._rows * tensor.rows_per_row
+                    whole = self._arrays[tensor.name] = np.empty(shape, tensor.dtype)
             place, part = tensor.rows_of(whole, start, stop), tensor.rows_of(result, 0, stop - start)
             if place.shape != part.shape:
                 raise ModelError(
@@ -583,7 +614,9 @@ class _Join:
         """Return one array per output, in the model's order."""
         for tensor in self._outputs:
             if tensor.batch_axis is None:
-                value = _combine(tensor, self._values[tensor.name])
+                # In the order of rows, not of arrival: sums of floats would differ from run to run.
+                in_order = sorted(self._values[tensor.name], key=operator.itemgetter(0))
+                value = _combine(tensor, [(rows, result) for _, rows, result in in_order])
                 if tensor.name in self._given:
                     self._arrays[tensor.name][...] = value
                 else:
