@@ -34,6 +34,7 @@ ROW: Final = 16384  # floats per row, in and out: 64 KiB
 LAUNCH_US: Final = 30.0
 # Microseconds per row on the copy-in, compute and copy-out engines; a launch costs LAUNCH_US more, a copy 8 us.
 MODELS: Final = {"copy-bound": (40.0, 15.0, 10.0), "balanced": (25.0, 25.0, 20.0), "compute-bound": (8.0, 40.0, 8.0)}
+COLUMNS: Final = ("cost model", "client", "makespan ms", "busiest engine ms", "makespan / busiest", "compute ms", "launches")
 
 
 def scaled_rows() -> onnx.ModelProto:
@@ -115,9 +116,29 @@ def makespans(model: Path, folder: Path, requests: list[np.ndarray[Any, Any]]) -
             rows.append((name, f"copies, executes, copies; {rule}", *_figures(account)))
     print_table(
         f"{REQUESTS} requests of 1 to 40 rows, modelled device time",
-        ("cost model", "client", "makespan ms", "busiest engine ms", "makespan / busiest", "compute ms", "launches"),
+        COLUMNS,
         rows,
     )
+
+
+def one_large_request(model: Path, folder: Path) -> None:
+    """Makespan of one request of 1,000 rows, whose launches run side by side."""
+    images = np.random.default_rng(4).random((1000, ROW), np.float32)
+    rows = []
+    for name, (copy_in, compute, copy_out) in MODELS.items():
+        device_time = cost_model(folder, name, copy_in, compute, copy_out)
+        testing.reset(device_time=device_time)
+        with open_runner(model, compute) as runner:
+            account = Account()
+            runner.run({"x": images})
+            rows.append((name, "anybatch, run", *_figures(account)))
+        testing.assert_clean()
+        testing.reset(device_time=device_time)
+        client = SerialClient(acl_sim, model, (ROW * 4, ROW * 4))
+        account = Account()
+        client.run(images, np.empty_like(images), RULES[0])
+        rows.append((name, f"copies, executes, copies; {RULES[0]}", *_figures(account)))
+    print_table("One request of 1,000 rows, modelled device time", COLUMNS, rows)
 
 
 def _figures(account: Account) -> tuple[str, str, str, str, str]:
@@ -285,6 +306,7 @@ def main() -> None:
         folder = Path(name)
         model = compiled(scaled_rows(), folder / "scaled_rows.om", GEARS)
         makespans(model, folder, requests)
+        one_large_request(model, folder)
         other_threads(model, folder)
         host_overhead(folder)
 

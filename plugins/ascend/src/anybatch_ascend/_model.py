@@ -215,9 +215,7 @@ def _name(acl: Acl, desc: int, name: str) -> str:
 
 def host_bytes(address: int, size: int) -> anybatch.Array:
     """Return a NumPy view, uint8 [size], on host memory that acl allocated."""
-    block = (ctypes.c_uint8 * size).from_address(address)
-    view: anybatch.Array = np.frombuffer(block, dtype="uint8")  # type: ignore[call-overload]  # ctypes arrays are buffers
-    return view
+    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), np.uint8)
 
 
 def gear_of_dims(
