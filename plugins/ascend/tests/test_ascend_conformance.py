@@ -17,7 +17,6 @@ from anybatch.testing.models import ROWS_TIMES_3
 class _OnTheSimulator(BackendConformance):
     options: ClassVar[Mapping[str, object]]
     gaps: ClassVar[Mapping[str, Gap]] = {
-        "bfloat16": Gap(ModelError, "the simulator's converter takes no bfloat16", "ours to do"),
         "scalar": Gap(ModelError, "atc takes no scalar input with gears (E10012)", "the vendor's to do"),
     }
 

@@ -17,11 +17,12 @@ How a precision mode changes numbers (the contract only says that ``force_fp16``
   that folds constants does; it is rounded where an operator on data takes it. Scales of a Resize are never rounded.
 * The same goes for the operators in bodies of If, Loop and Scan, and for those in a model's own functions.
 
-Types of inputs and outputs always stay those of the ONNX model. float64 and the rest are never rounded.
+Types of inputs and outputs always stay those of the ONNX model. float64, bfloat16 and the rest are never rounded.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from acl_sim._om import Model, OmDataError
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
-#: ONNX element type -> ACL data type. bfloat16 and strings at a model's border are not simulated.
+#: ONNX element type -> ACL data type. Strings at a model's border are not simulated.
 ACL_TYPES: Final[Mapping[int, int]] = {
     TensorProto.FLOAT: 0,
     TensorProto.FLOAT16: 1,
@@ -53,6 +54,7 @@ ACL_TYPES: Final[Mapping[int, int]] = {
     TensorProto.UINT64: 10,
     TensorProto.DOUBLE: 11,
     TensorProto.BOOL: 12,
+    TensorProto.BFLOAT16: 27,
 }
 
 #: ACL data type -> NumPy type.
@@ -70,6 +72,7 @@ _MAX_NESTING: Final = 10
 
 _FP16: Final = TensorProto.FLOAT16
 _BF16: Final = TensorProto.BFLOAT16
+_BFLOAT16: Final = helper.tensor_dtype_to_np_dtype(_BF16)  # of ml_dtypes, which onnx brings
 _MODES: Final[Mapping[str, tuple[int, bool, bool] | None]] = {
     # to which type, only matrix operators, results too
     "force_fp16": (_FP16, False, True),
@@ -130,7 +133,7 @@ class Program:
         try:
             session = self._session or self._open()
             feeds = {tensor.source: array for tensor, array in zip(self._model.inputs, inputs, strict=True)}
-            outputs = session.run([tensor.source for tensor in self._model.outputs], feeds)
+            outputs = _run(session, [tensor.source for tensor in self._model.outputs], feeds)
         except Exception as error:  # ONNX Runtime raises its own classes, which share no base below Exception
             raise ComputeError(str(error)) from error
         return [np.ascontiguousarray(output).reshape(np.shape(output)) for output in outputs]
@@ -158,6 +161,35 @@ class Program:
         self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self._graph = None
         return self._session
+
+
+def _run(session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
+    """Run a session; bfloat16 goes in and out by pointer, since ONNX Runtime's own NumPy conversion has no such type."""
+    if not any(value.type == "tensor(bfloat16)" for value in (*session.get_inputs(), *session.get_outputs())):
+        return list(session.run(names, feeds))
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, _to_runtime(array))
+    for name in names:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    return [_from_runtime(value) for value in binding.get_outputs()]
+
+
+def _to_runtime(array: Array) -> Any:
+    """Return ONNX Runtime's view of an array, which has to live as long as that."""
+    if array.dtype == _BFLOAT16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BF16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_runtime(value: Any) -> Array:
+    """Return a copy of what ONNX Runtime made."""
+    if value.data_type() != "tensor(bfloat16)":
+        return np.array(value.numpy())
+    size = math.prod(value.shape()) * _BFLOAT16.itemsize
+    memory = (ctypes.c_char * size).from_address(value.data_ptr()) if size else b""
+    return np.frombuffer(memory, _BFLOAT16).reshape(value.shape()).copy()
 
 
 def load_graph(content: bytes) -> onnx.ModelProto:
@@ -392,7 +424,7 @@ def run_on_zeros(model: onnx.ModelProto, shapes: Sequence[Shape]) -> list[Shape]
             value.name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
             for value, shape in zip(graph_inputs(model), shapes, strict=True)
         }
-        return [tuple(np.shape(output)) for output in session.run(None, feeds)]
+        return [tuple(np.shape(output)) for output in _run(session, [value.name for value in model.graph.output], feeds)]
     except Exception as error:  # ONNX Runtime's classes share no base below Exception
         raise ComputeError(str(error)) from error
 
