@@ -41,6 +41,8 @@ DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
     27: np.dtype(ml_dtypes.bfloat16),
 }
 _ACL_HOST: Final = 1
+_DYNAMIC_AIPP: Final = 2
+_IMAGE_RANK: Final = 4
 _OUTPUT_NAME: Final = re.compile(r".*?:\d+:(.+)")
 
 
@@ -72,7 +74,8 @@ class LoadedModel:
         inputs: those that carry data, without the one that says the gear.
         outputs: with the dims of the largest gear.
         gear_input: index of the input that says the gear; None for a model of one fixed size.
-        aipp_inputs: indexes of the inputs that say how dynamic AIPP treats images.
+        aipp_inputs: index of an input that dynamic AIPP preprocesses -> of the input that takes its parameters. The dims of
+            the former say nothing until the size of its images is known.
         input_sizes: of every input of the runtime, in its order: bytes at the largest gear, and whether it carries data.
         batch_gears: the sizes of ``--dynamic_batch_size``; empty for other models.
         dims_gears: what ``--dynamic_dims`` was given, one dict per gear as the runtime says it; empty for other models.
@@ -83,7 +86,7 @@ class LoadedModel:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     gear_input: int | None
-    aipp_inputs: tuple[int, ...]
+    aipp_inputs: Mapping[int, int]
     input_sizes: tuple[tuple[int, bool], ...]
     batch_gears: tuple[int, ...]
     dims_gears: tuple[Mapping[str, Any], ...]
@@ -156,13 +159,14 @@ def _describe(acl: Acl, model_id: int, desc: int) -> LoadedModel:
     gear_input, missing = acl.function("mdl.get_input_index_by_name")(desc, GEAR_INPUT)
     inputs = _ports(acl, desc, "input")
     outputs = _ports(acl, desc, "output")
-    aipp = tuple(port.index for port in inputs if port.name == AIPP_INPUT)
-    data = tuple(port for port in inputs if port.name not in (GEAR_INPUT, AIPP_INPUT))
+    # With several inputs preprocessed, the names of the further ones begin so.
+    data = tuple(port for port in inputs if port.name != GEAR_INPUT and not port.name.startswith(AIPP_INPUT))
+    aipp = _aipp_inputs(acl, model_id, data) if any(port.name.startswith(AIPP_INPUT) for port in inputs) else {}
     input_sizes = tuple((port.size_bytes, port in data) for port in inputs)
     batch_gears: tuple[int, ...] = ()
     dims_gears: tuple[Mapping[str, Any], ...] = ()
     if missing:
-        ranged = [port.name for port in (*data, *outputs) if -1 in port.dims]
+        ranged = [port.name for port in (*data, *outputs) if -1 in port.dims and (port in outputs or port.index not in aipp)]
         if ranged:
             raise anybatch.ModelError(
                 f"the model was compiled for a range of shapes ({ranged[0]!r} has free dimensions), not for batch sizes: "
@@ -175,6 +179,16 @@ def _describe(acl: Acl, model_id: int, desc: int) -> LoadedModel:
     return LoadedModel(
         model_id, desc, data, outputs, None if missing else gear_input, aipp, input_sizes, batch_gears, dims_gears
     )
+
+
+def _aipp_inputs(acl: Acl, model_id: int, data: Sequence[Port]) -> dict[int, int]:
+    """Return the inputs that dynamic AIPP preprocesses, each with the input that takes its parameters."""
+    found = {}
+    for port in data:
+        kind, parameters = acl.call("mdl.get_aipp_type", model_id, port.index)
+        if kind == _DYNAMIC_AIPP:
+            found[port.index] = parameters
+    return found
 
 
 def _dims_gears(acl: Acl, desc: int) -> tuple[Mapping[str, Any], ...]:
@@ -201,6 +215,9 @@ def _ports(acl: Acl, desc: int, side: Literal["input", "output"]) -> tuple[Port,
                 f"{side} {dims['name']!r} is of data type {code} (aclDataType), which NumPy does not have"
             )
         size = acl.function(f"mdl.get_{side}_size_by_index")(desc, index)
+        if side == "input" and DTYPES[code] == np.uint8 and len(dims["dims"]) == _IMAGE_RANK:
+            # Behind static AIPP the other query says pixels, and a YUV pixel is one and a half bytes; this one says bytes.
+            dims = acl.call("mdl.get_input_dims_v2", desc, index)
         ports.append(Port(index, _name(acl, desc, dims["name"]), DTYPES[code], tuple(dims["dims"]), size))
     return tuple(ports)
 

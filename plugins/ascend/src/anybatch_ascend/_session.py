@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 
 import anybatch
 from anybatch_ascend._acl import DEVICE_TO_HOST, EVENT_SYNC, HOST_TO_DEVICE, HUGE_FIRST, Acl, Releases
+from anybatch_ascend._aipp import AippParameters, find_dynamic_aipp
 from anybatch_ascend._model import Load, LoadedModel, Port, free_dims, gear_of_dims, host_bytes, load_model
 from anybatch_ascend._reports import Reports
 from anybatch_ascend.status import AclDeviceError, AclError
@@ -52,6 +53,7 @@ class SessionOptions:
         slots: how many launches may be in flight.
         callback_every: launches per callback of the report thread; 0: no such thread, every launch waits for its own stream.
         acl_config: a file for ``acl.init``.
+        aipp: what dynamic AIPP does to images; None: the model has none.
         batch_axis, rows_per_row: by tensor name, where the model does not tell.
     """
 
@@ -59,6 +61,7 @@ class SessionOptions:
     slots: int = _SLOTS
     callback_every: int = _CALLBACK_EVERY
     acl_config: str | None = None
+    aipp: AippParameters | None = None
     batch_axis: Mapping[str, int | None] | None = None
     rows_per_row: Mapping[str, int] | None = None
 
@@ -172,9 +175,10 @@ def open_session(acl: Acl, model: Path | bytes, *, device: int, options: Session
         releases.add("rt.destroy_context", context)
         try:
             loaded = load_model(acl, releases, model, options.load)
-            if loaded.aipp_inputs:
-                raise anybatch.ModelError("the model has dynamic AIPP, which this plugin does not set: use static AIPP")
+            loaded, aipp = find_dynamic_aipp(acl, loaded, options.aipp)
             slots = [_Slot(acl, releases, loaded, with_reports=options.callback_every > 0) for _ in range(options.slots)]
+            if aipp is not None:
+                aipp.set_on(acl, loaded.model_id, [slot.input_set for slot in slots])
             spec, sizes, set_gear = _read_spec(acl, loaded, slots[0].input_set, options)
             for slot in slots:
                 slot.attach(acl, releases, loaded, spec)

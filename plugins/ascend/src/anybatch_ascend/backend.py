@@ -7,6 +7,9 @@ Options of ``anybatch.open``, beside those for compiling an ``.onnx`` model (`an
     callback_every: launches per callback of the report thread, once several are in flight; 0: no report thread, every
         launch waits for its own stream. Default 1.
     acl_config: a JSON file for ``acl.init``.
+    aipp: of a model with dynamic AIPP, what is done to each image: a mapping with the fields of the vendor's AIPP configuration
+        file, of which ``input_format`` (RGB888_U8, XRGB8888_U8 or YUV400_U8, which is grey), ``src_image_size_w`` and
+        ``src_image_size_h`` are needed. Such a model takes images, uint8 [rows, h, w, bytes per pixel].
     batch_axis, rows_per_row: by tensor name, where the model does not tell; see `anybatch.read_model_spec`.
 """
 
@@ -17,18 +20,20 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Final, cast
 
 import anybatch
 from anybatch_ascend._acl import Acl
+from anybatch_ascend._aipp import AippParameters
 from anybatch_ascend._model import LOADS
 from anybatch_ascend._session import AscendSession, SessionOptions, open_session
 from anybatch_ascend.compile import COMPILE_OPTIONS, CompileOptions, compile_model
 
 _OM_MAGIC: Final = (0x444F4D49).to_bytes(4, "little")
-_SESSION_OPTIONS: Final = ("load", "slots", "callback_every", "acl_config", "batch_axis", "rows_per_row")
+_SESSION_OPTIONS: Final = ("load", "slots", "callback_every", "acl_config", "aipp", "batch_axis", "rows_per_row")
 _CANN: Final = "pyACL comes with Huawei's CANN toolkit: install that, then `source /usr/local/Ascend/ascend-toolkit/set_env.sh`"
 
 
@@ -98,11 +103,8 @@ class AscendBackend:
             backend=self.name,
         )
         tensors = (*compiled.spec.inputs, *compiled.spec.outputs)
-        run = SessionOptions(
-            load=run.load,
-            slots=run.slots,
-            callback_every=run.callback_every,
-            acl_config=run.acl_config,
+        run = replace(
+            run,
             batch_axis={tensor.name: tensor.batch_axis for tensor in tensors},
             rows_per_row={tensor.name: tensor.rows_per_row for tensor in tensors},
         )
@@ -200,6 +202,7 @@ def _session_options(options: Mapping[str, object], model: anybatch.Model) -> Se
     return SessionOptions(
         load=load,
         acl_config=cast("str | None", config),
+        aipp=None if options.get("aipp") is None else AippParameters.from_option(options["aipp"]),
         batch_axis=cast("Mapping[str, int | None] | None", options.get("batch_axis")),
         rows_per_row=cast("Mapping[str, int] | None", options.get("rows_per_row")),
         **cast("Mapping[str, int]", given),
