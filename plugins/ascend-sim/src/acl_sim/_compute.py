@@ -15,6 +15,8 @@ How a precision mode changes numbers (the contract only says that ``force_fp16``
 * ``force_fp32`` and ``must_keep_origin_dtype`` change nothing.
 * What does not depend on the data of an input (arithmetic on shapes above all) is computed as it stands, as a compiler
   that folds constants does; it is rounded where an operator on data takes it. Scales of a Resize are never rounded.
+* Operators on bfloat16, which ONNX Runtime has few of, are computed in single precision and their results rounded back, in
+  every mode; what only moves values about is left alone.
 * The same goes for the operators in bodies of If, Loop and Scan, and for those in a model's own functions.
 
 Types of inputs and outputs always stay those of the ONNX model. float64, bfloat16 and the rest are never rounded.
@@ -90,6 +92,13 @@ _MODES: Final[Mapping[str, tuple[int, bool, bool] | None]] = {
 _SHAPE_INPUTS: Final[Mapping[str, frozenset[int]]] = {"Resize": frozenset({1, 2, 3}), "Upsample": frozenset({1})}
 
 
+#: Operators that take bfloat16 as it is: they copy values, or change the type themselves. With bodies, those are looked into.
+_MOVES: Final = frozenset(
+    {"Cast", "CastLike", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Transpose"}
+    | {"Unsqueeze", "If", "Loop", "Scan"}
+)
+
+
 class ComputeError(Exception):
     """ONNX Runtime could not run the graph."""
 
@@ -107,6 +116,7 @@ class Program:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._session: ort.InferenceSession | None = None
+        self._by_pointer = False
         graph = load_graph(model.graph)
         inputs = graph_inputs(graph)
         expected = [(tensor.source, tensor.acl_type) for tensor in model.inputs]
@@ -133,7 +143,8 @@ class Program:
         try:
             session = self._session or self._open()
             feeds = {tensor.source: array for tensor, array in zip(self._model.inputs, inputs, strict=True)}
-            outputs = _run(session, [tensor.source for tensor in self._model.outputs], feeds)
+            names = [tensor.source for tensor in self._model.outputs]
+            outputs = _run_by_pointer(session, names, feeds) if self._by_pointer else session.run(names, feeds)
         except Exception as error:  # ONNX Runtime raises its own classes, which share no base below Exception
             raise ComputeError(str(error)) from error
         return [np.ascontiguousarray(output).reshape(np.shape(output)) for output in outputs]
@@ -157,16 +168,19 @@ class Program:
         options.inter_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        content = with_precision(graph, self._model.precision_mode).SerializeToString()
+        content = with_brain_arithmetic(with_precision(graph, self._model.precision_mode)).SerializeToString()
         self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._by_pointer = _has_brain_border(self._session)
         self._graph = None
         return self._session
 
 
-def _run(session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
-    """Run a session; bfloat16 goes in and out by pointer, since ONNX Runtime's own NumPy conversion has no such type."""
-    if not any(value.type == "tensor(bfloat16)" for value in (*session.get_inputs(), *session.get_outputs())):
-        return list(session.run(names, feeds))
+def _has_brain_border(session: ort.InferenceSession) -> bool:
+    return any(value.type == "tensor(bfloat16)" for value in (*session.get_inputs(), *session.get_outputs()))
+
+
+def _run_by_pointer(session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+    """Run a session with bfloat16 at its border, which ONNX Runtime's own NumPy conversion does not have."""
     binding = session.io_binding()
     for name, array in feeds.items():
         binding.bind_ortvalue_input(name, _to_runtime(array))
@@ -418,13 +432,15 @@ def run_on_zeros(model: onnx.ModelProto, shapes: Sequence[Shape]) -> list[Shape]
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
-        content = with_free_shapes(model, shapes).SerializeToString()
+        content = with_brain_arithmetic(with_free_shapes(model, shapes)).SerializeToString()
         session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         feeds = {
             value.name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
             for value, shape in zip(graph_inputs(model), shapes, strict=True)
         }
-        return [tuple(np.shape(output)) for output in _run(session, [value.name for value in model.graph.output], feeds)]
+        names = [value.name for value in model.graph.output]
+        outputs = _run_by_pointer(session, names, feeds) if _has_brain_border(session) else session.run(names, feeds)
+        return [tuple(np.shape(output)) for output in outputs]
     except Exception as error:  # ONNX Runtime's classes share no base below Exception
         raise ComputeError(str(error)) from error
 
@@ -439,6 +455,80 @@ def with_precision(model: onnx.ModelProto, mode: str) -> onnx.ModelProto:
     _Rounding(result.graph, types, rule, {value.name for value in graph_inputs(result)}, set(_names(result.graph))).apply()
     result.ir_version = max(result.ir_version, 4)  # from 4 on, weights need not be listed as inputs
     return result
+
+
+def with_brain_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its operators on bfloat16 in single precision, between Casts; the model itself without such."""
+    if _BF16 not in _elements(model):
+        return model
+    result = inline_functions(model)
+    types = onnx.shape_inference.infer_shapes(result).graph
+    _widen(result.graph, types, frozenset(), set(_names(result.graph)))
+    return result
+
+
+def _elements(model: onnx.ModelProto) -> Iterator[int]:
+    """Yield the element types of inputs, outputs, weights and constants, and those that operators make."""
+    yield from (value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output))
+    yield from (tensor.data_type for tensor in tensors(model.graph))
+    functions = [node for function in model.functions for node in function.node]
+    for node in _nodes((*model.graph.node, *functions)):
+        for attribute in node.attribute:
+            yield attribute.i if attribute.name in ("to", "dtype") else attribute.t.data_type
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for inner in _bodies(node):
+            yield from _nodes(inner.node)
+
+
+def _widen(graph: onnx.GraphProto, types: onnx.GraphProto, around: frozenset[str], taken: set[str]) -> None:
+    """Put Casts around the operators on bfloat16 of a graph, in place.
+
+    Args:
+        graph: the model's, or a body inside it.
+        types: the same graph after inference.
+        around: tensors of bfloat16 outside of it.
+        taken: names that a new tensor must not have; completed here.
+    """
+    known = {value.name: value.type.tensor_type.elem_type for value in (*types.input, *types.value_info, *types.output)}
+    known.update((tensor.name, tensor.data_type) for tensor in graph.initializer)
+    brain = (around - known.keys()) | {name for name, element in known.items() if element == _BF16}
+    wide: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+    for original, typed in zip(graph.node, types.node, strict=True):
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        nodes.append(node)
+        for body, inner in zip(_bodies(node), _bodies(typed), strict=True):
+            _widen(body, inner, frozenset(brain), taken)
+        if node.op_type in _MOVES or brain.isdisjoint(node.input):
+            continue
+        for index, name in enumerate(node.input):
+            if name in brain:
+                if name not in wide:
+                    wide[name] = _fresh(f"{name}__single", taken)
+                    nodes.insert(-1, helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT))
+                node.input[index] = wide[name]
+        for index, name in enumerate(node.output):
+            if name in brain:
+                node.output[index] = _fresh(f"{name}__single", taken)
+                nodes.append(helper.make_node("Cast", [node.output[index]], [name], to=_BF16))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _fresh(wanted: str, taken: set[str]) -> str:
+    """Return a name that is not taken yet, and take it."""
+    name = wanted
+    number = 0
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name
 
 
 def check_bounds(model: onnx.ModelProto) -> None:
@@ -584,7 +674,7 @@ class _Rounding:
         if self._results:
             for index, name in enumerate(node.output):
                 if name in self._floats:
-                    node.output[index] = self._fresh(f"{name}__raw")
+                    node.output[index] = _fresh(f"{name}__raw", self._taken)
                     casts += self._casts(node.output[index], name)
                     self._done.add(name)
         self._nodes += [node, *casts]
@@ -595,7 +685,7 @@ class _Rounding:
             while owner is not None and name not in owner._weights:
                 owner = owner._around
             if owner is None:
-                self._rounded[name] = self._fresh(f"{name}__rounded")
+                self._rounded[name] = _fresh(f"{name}__rounded", self._taken)
                 self._nodes += self._casts(name, self._rounded[name])
             elif owner is self:
                 self._rounded[name] = self._rounded_weight(self._weights[name])
@@ -604,7 +694,7 @@ class _Rounding:
         return self._rounded[name]
 
     def _rounded_weight(self, weight: TensorProto) -> str:
-        target = self._fresh(f"{weight.name}__rounded")
+        target = _fresh(f"{weight.name}__rounded", self._taken)
         dtype = helper.tensor_dtype_to_np_dtype(self._element)
         with np.errstate(over="ignore"):
             values = numpy_helper.to_array(weight).astype(dtype).astype(np.float32)
@@ -612,17 +702,8 @@ class _Rounding:
         return target
 
     def _casts(self, source: str, target: str) -> list[onnx.NodeProto]:
-        small = self._fresh(f"{target}__small")
+        small = _fresh(f"{target}__small", self._taken)
         return [
             helper.make_node("Cast", [source], [small], to=self._element),
             helper.make_node("Cast", [small], [target], to=TensorProto.FLOAT),
         ]
-
-    def _fresh(self, wanted: str) -> str:
-        name = wanted
-        number = 0
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._taken.add(name)
-        return name
