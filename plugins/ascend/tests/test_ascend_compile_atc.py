@@ -73,7 +73,7 @@ def test_an_error_carries_all_that_the_vendor_said():
 
 
 # Every code of the contract, and whose move it is.
-CALLER = [1, 2, 3, 4, 7, 9, 10, 11, 12, 13, 14, 16, 18, 19, 20, 22, 31, 35, 36, 37, 38, 39, 40, 48, 49, 54, 56, 58]
+CALLER = [1, 2, 3, 4, 7, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 22, 31, 35, 36, 37, 38, 39, 40, 48, 49, 54, 56, 58]
 CODES = {f"E100{number:02}": AtcInputError for number in CALLER} | dict.fromkeys(
     ["E10501", "E13000", "E13001", "E16002", "E16004", "E16005", "E19999", "E20001", "E40021", "EZ9999"], AtcModelError
 )
