@@ -8,11 +8,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from acl_sim import atc
 from anybatch.testing.models import AFFINE, ReferenceModel
 
-__all__ = ["AFFINE", "compiled"]
+__all__ = ["AFFINE", "RNG", "compiled"]
 
+RNG = np.random.default_rng(7)
 _FOLDER = Path(tempfile.mkdtemp(prefix="anybatch-ascend-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anybatch
 from anybatch_ascend.status import AclDeviceError, AclError, error_for
@@ -25,8 +27,37 @@ DEVICE_TO_HOST: Final = 2
 NO_BLOCK: Final = 0
 EVENT_SYNC: Final = 1
 
+
+class EndsAtExit(Protocol):
+    """What uses acl until it is closed."""
+
+    def close_at_exit(self) -> bool:
+        """Close; return whether nothing uses acl any more."""
+        ...
+
+
+_known: set[int] = set()  # ids of acl modules that were used
 _finalizers: set[int] = set()  # ids of acl modules that are finalized at exit
+_in_use: weakref.WeakSet[EndsAtExit] = weakref.WeakSet()
 _process = threading.Lock()
+
+
+def end_at_exit(user: EndsAtExit) -> None:
+    """Have something closed before acl is finalized at exit, if it is still open then. Call it after `Acl.initialize`."""
+    with _process:
+        _in_use.add(user)
+
+
+def _end(module: Any, pid: int) -> None:
+    """Close what is open, then finalize: the vendor's order, which garbage collection at exit would not keep.
+
+    What a thread still executes is left to the driver, which tidies up after the process: freeing it here could crash.
+    """
+    if os.getpid() != pid:  # a child of a fork has nothing of its own to give back
+        return
+    busy = [user for user in list(_in_use) if not user.close_at_exit()]
+    if not busy and id(module) in _finalizers:
+        module.finalize()
 
 
 class Acl:
@@ -47,14 +78,12 @@ class Acl:
         Raises:
             BackendUnavailableError: this CANN has no such function.
         """
-        found = self.module
-        for part in name.split("."):
-            found = getattr(found, part, None)
+        found = self._find(name)
         if found is None:
             raise anybatch.BackendUnavailableError(
                 f"{self.backend}: this pyACL has no acl.{name}: install a newer CANN (tried with the interface of CANN 6 to 8)"
             )
-        return found  # type: ignore[no-any-return]  # an untyped SDK
+        return found
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function that reports a status, and return what it returns beside it: None, a value, or a tuple.
@@ -87,9 +116,23 @@ class Acl:
             raise error
         return handle
 
+    def has(self, name: str) -> bool:
+        """Return whether this CANN has a function, by its dotted name without ``acl.``."""
+        return self._find(name) is not None
+
+    def _find(self, name: str) -> Callable[..., Any] | None:
+        found = self.module
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return found  # type: ignore[no-any-return]  # an untyped SDK
+
     def error(self, name: str, code: int) -> AclError:
         """Return the error for a status that the function of that name returned, with the runtime's own message."""
         return error_for(self.backend, f"acl.{name}", code, self._detail())
+
+    def failure(self, name: str, code: int) -> AclError:
+        """Return the error for a status of a call that executes or frees: then it is always the device's."""
+        return error_for(self.backend, f"acl.{name}", code, self._detail(), move="device")
 
     def _detail(self) -> str:
         read = getattr(self.module, "get_recent_err_msg", None)  # older releases have none
@@ -107,9 +150,11 @@ class Acl:
         if code not in (0, REPEAT_INITIALIZE):
             raise self.error("init", code)
         with _process:
-            if code == 0 and id(self.module) not in _finalizers:
+            if id(self.module) not in _known:
+                _known.add(id(self.module))
+                atexit.register(_end, self.module, os.getpid())
+            if code == 0:
                 _finalizers.add(id(self.module))
-                atexit.register(self.module.finalize)
 
     def current_context(self) -> int:
         """Return the calling thread's context, 0 if it has none.
@@ -119,7 +164,7 @@ class Acl:
         """
         context, code = self.module.rt.get_context()
         if code and code != _NO_CONTEXT:
-            raise self.error("rt.get_context", code)
+            raise self.failure("rt.get_context", code)
         return 0 if code else int(context)
 
     @contextlib.contextmanager
@@ -153,7 +198,7 @@ class Acl:
         if code:
             LOG.warning("%s: acl.%s failed with status %s, trying once more", self.backend, name, code)
             code = function(*args)
-        return self.error(name, code) if code else None
+        return self.failure(name, code) if code else None
 
 
 class Releases:

@@ -218,16 +218,22 @@ def _ports(acl: Acl, desc: int, side: Literal["input", "output"]) -> tuple[Port,
         if side == "input" and DTYPES[code] == np.uint8 and len(dims["dims"]) == _IMAGE_RANK:
             # Behind static AIPP the other query says pixels, and a YUV pixel is one and a half bytes; this one says bytes.
             dims = acl.call("mdl.get_input_dims_v2", desc, index)
-        ports.append(Port(index, _name(acl, desc, dims["name"]), DTYPES[code], tuple(dims["dims"]), size))
+        name = _whole_name(acl, desc, dims["name"])
+        ports.append(Port(index, name if side == "input" else _onnx_name(name), DTYPES[code], tuple(dims["dims"]), size))
     return tuple(ports)
 
 
-def _name(acl: Acl, desc: int, name: str) -> str:
-    """Return a tensor's ONNX name: long names are kept elsewhere, and atc writes outputs as ``node:index:name``."""
-    if name.startswith("acl_modelId_"):
-        name = acl.function("mdl.get_tensor_real_name")(desc, name) or name
-    cut = _OUTPUT_NAME.fullmatch(name)
-    return cut[1] if cut else name
+def _whole_name(acl: Acl, desc: int, name: str) -> str:
+    """Return a tensor's name in full: names over 127 characters are kept elsewhere."""
+    if not name.startswith("acl_modelId_"):
+        return name
+    return acl.function("mdl.get_tensor_real_name")(desc, name) or name
+
+
+def _onnx_name(output: str) -> str:
+    """Return an output's ONNX name, which may have colons: atc writes ``node:index:name``."""
+    cut = _OUTPUT_NAME.fullmatch(output)
+    return cut[1] if cut else output
 
 
 def host_bytes(address: int, size: int) -> anybatch.Array:

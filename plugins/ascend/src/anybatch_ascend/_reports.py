@@ -2,7 +2,8 @@
 
 Every `every` launches a callback is put behind the last of them; when the device gets there, the report thread runs it and
 wakes the threads whose launches it covers. A callback is also put when nobody is about to queue another launch, so that no
-launch waits for company that never comes.
+launch waits for company that never comes. And no launch relies on being told: who hears nothing for `_SILENCE_S` waits for its
+own stream, which also says what is wrong where a device is lost.
 
 Source: Huawei, asynchronous model inference (``acl.rt.subscribe_report``, ``launch_callback``, ``process_report``). The
 vendor's samples start the thread with ``acl.util.start_thread``, which also takes Ctrl-C away from Python; a thread of
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from anybatch_ascend._acl import LOG, NO_BLOCK, REPORT_TIMEOUT, Acl
@@ -21,6 +22,7 @@ from anybatch_ascend.status import AclError
 
 _POLL_MS: Final = 50
 _MAX_FAILURES: Final = 3
+_SILENCE_S: Final = 2.0
 
 
 class Flight(Protocol):
@@ -47,25 +49,29 @@ class Reports:
 
     Args:
         acl: initialized.
-        streams: those whose callbacks it runs; they belong to the current context.
+        context: the current one.
+        streams: those whose callbacks it runs, of that context.
         every: how many launches one callback covers, at least 1.
 
     Raises:
         AclError: a stream cannot be subscribed; nothing stays subscribed, the thread has ended.
     """
 
-    def __init__(self, acl: Acl, streams: Sequence[int], every: int) -> None:
+    def __init__(self, acl: Acl, context: int, streams: Sequence[int], every: int) -> None:
         self._acl = acl
+        self._context = context
         self._every = every
         self._lock = threading.Lock()
-        self._about_to_queue = 0
-        self._in_flight = 0
+        self._told = threading.Condition(self._lock)
+        self._queueing: set[Flight] = set()
+        self._in_flight: set[Flight] = set()
         self._uncovered: list[Flight] = []
         self._covered: set[Flight] = set()
         self._broken = False
         self._stopping = threading.Event()
         self._subscribed: list[int] = []
         self._go = threading.Event()
+        self._set_context = acl.function("rt.set_context")
         self._process = acl.function("rt.process_report")
         self._record = acl.function("rt.record_event")
         self._wait = acl.function("rt.stream_wait_event")
@@ -81,42 +87,52 @@ class Reports:
             raise
         self._go.set()
 
-    def begin(self) -> None:
-        """A launch is about to be queued: `queued` or `abandon` follows."""
+    def begin(self, flight: Flight) -> None:
+        """A launch is about to be queued: `queued` follows, and in any case `end`."""
+        while not flight.landed.empty():  # told late, after an interrupted launch had given up its wait
+            flight.landed.get()
         with self._lock:
-            self._about_to_queue += 1
-            self._in_flight += 1
+            self._queueing.add(flight)
+            self._in_flight.add(flight)
 
     def queued(self, flight: Flight) -> bool:
-        """A launch is queued, its copies included. True: wait for its `landed`; False: synchronize its stream yourself.
+        """A launch is queued, its copies included. True: `wait` for it; False: synchronize its stream.
 
         Raises:
             AclError: no callback could be put behind it. Then nobody will say that it landed.
         """
         with self._lock:
-            self._about_to_queue -= 1
-            if self._broken or (self._in_flight == 1 and not self._uncovered):
+            self._queueing.discard(flight)
+            if self._broken or (len(self._in_flight) == 1 and not self._uncovered):
                 return False  # alone: nothing to save, and one thread less to wake
             self._uncovered.append(flight)
             self._cover_if_due()
             return True
 
-    def abandon(self) -> None:
-        """The launch that `begin` announced is not going to be queued."""
+    def wait(self, flight: Flight) -> None:
+        """Wait until a launch has landed, or nobody will say so any more: its stream is still to be synchronized."""
+        try:
+            flight.landed.get(timeout=_SILENCE_S)
+        except Empty:
+            self._give_up(f"no report in {_SILENCE_S} s")
+
+    def end(self, flight: Flight) -> None:
+        """The launch is over, well or not; twice is fine. Those that waited for its company wait no longer."""
         with self._lock:
-            self._about_to_queue -= 1
+            self._in_flight.discard(flight)
+            self._queueing.discard(flight)
+            if not self._uncovered:
+                return
+            self._uncovered = [other for other in self._uncovered if other is not flight]
             try:
                 self._cover_if_due()
-            except AclError as error:  # its own launch has failed already; those it was to cover are told
+            except AclError as error:  # not this launch's: those it was to cover are told
                 LOG.warning("%s", error)
-
-    def end(self) -> None:
-        """The launch is over, well or not."""
-        with self._lock:
-            self._in_flight -= 1
 
     def close(self) -> AclError | None:
         """Unsubscribe and end the thread; return what went wrong, if something did. No launch is in flight."""
+        with self._told:  # callbacks of launches that were interrupted may still be on their way
+            self._told.wait_for(lambda: not self._covered, _SILENCE_S)
         failed = None
         while self._subscribed:
             failed = self._acl.give_back("rt.unsubscribe_report", self._thread.ident, self._subscribed.pop()) or failed
@@ -127,7 +143,7 @@ class Reports:
 
     def _cover_if_due(self) -> None:
         """Put a callback behind the uncovered launches if they are enough, or if no more is coming; the lock is held."""
-        if not self._uncovered or (len(self._uncovered) < self._every and self._about_to_queue):
+        if not self._uncovered or (len(self._uncovered) < self._every and self._queueing):
             return
         flights, self._uncovered = self._uncovered, []
         last = flights[-1]
@@ -145,32 +161,49 @@ class Reports:
 
     def _check(self, name: str, code: int) -> None:
         if code:
-            raise self._acl.error(name, code)
+            raise self._acl.failure(name, code)
 
     def _landed(self, flights: list[Flight]) -> None:
         """The callback, in the report thread."""
         with self._lock:
             self._covered.difference_update(flights)
+            self._told.notify_all()
         for flight in flights:
             flight.landed.put(None)
 
     def _run(self) -> None:
         self._go.wait()
+        if self._stopping.is_set():
+            return
+        try:
+            code = self._set_context(self._context)  # as the vendor's samples do
+            if code:
+                LOG.warning("%s: acl.rt.set_context failed with status %s in the report thread", self._acl.backend, code)
+            self._process_reports()
+        except BaseException as error:
+            self._give_up(repr(error))
+            raise
+
+    def _process_reports(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             code = self._process(_POLL_MS)
-            failures = 0 if code in (0, REPORT_TIMEOUT) else failures + 1
-            if failures:
-                LOG.warning("%s: acl.rt.process_report failed with status %s", self._acl.backend, code)
-            if failures >= _MAX_FAILURES:
-                self._give_up()
-                return
+            if code in (0, REPORT_TIMEOUT):
+                failures = 0
+                continue
+            failures += 1
+            if failures == _MAX_FAILURES:
+                self._give_up(f"acl.rt.process_report failed with status {code}, {failures} times in a row")
+            if failures >= _MAX_FAILURES:  # go on, slowly: what was launched before is better run than lost
+                self._stopping.wait(_POLL_MS / 1000)
 
-    def _give_up(self) -> None:
-        """The runtime reports nothing any more: whoever waits for a report waits for its own stream instead, from now on."""
+    def _give_up(self, why: str) -> None:
+        """No report can be relied on: whoever waits for one waits for its own stream instead, from now on."""
         with self._lock:
+            if not self._broken:
+                LOG.warning("%s: %s: launches wait for their own streams from now on", self._acl.backend, why)
             self._broken = True
             waiting = [*self._covered, *self._uncovered]
-            self._covered, self._uncovered = set(), []
+            self._uncovered = []
         for flight in waiting:
             flight.landed.put(None)

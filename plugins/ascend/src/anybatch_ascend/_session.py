@@ -17,15 +17,17 @@ Source: Huawei, AscendCL application development (model execution, dynamic batch
 from __future__ import annotations
 
 import math
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
 import anybatch
-from anybatch_ascend._acl import DEVICE_TO_HOST, EVENT_SYNC, HOST_TO_DEVICE, HUGE_FIRST, Acl, Releases
+from anybatch_ascend._acl import DEVICE_TO_HOST, EVENT_SYNC, HOST_TO_DEVICE, HUGE_FIRST, LOG, Acl, Releases, end_at_exit
 from anybatch_ascend._aipp import AippParameters, find_dynamic_aipp
 from anybatch_ascend._model import Load, LoadedModel, Port, free_dims, gear_of_dims, host_bytes, load_model
 from anybatch_ascend._reports import Reports
@@ -42,6 +44,8 @@ class SetGear(NamedTuple):
 _ALIGNMENT: Final = 64  # of addresses in asynchronous copies, as the vendor wants it
 _SLOTS: Final = 6
 _CALLBACK_EVERY: Final = 1
+_EVENTS: Final = "rt.create_event_ex_with_flag"
+_EXIT_WAIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +119,8 @@ class _Slot:
 
     Attributes:
         stream: its own.
-        computed: an event behind its execution, for the next launch to wait for.
-        landed_event: an event behind all its work, for the report thread's callback.
+        computed: an event behind its execution, for the next launch to wait for; 0 for an only slot, which needs none.
+        landed_event: an event behind all its work, for the report thread's callback; 0 without such a thread.
         landed: where the report thread says that the results are there.
         input_set, output_set: datasets.
         addresses: device memory of the data inputs, then of the outputs.
@@ -124,10 +128,10 @@ class _Slot:
 
     __slots__ = ("addresses", "computed", "input_set", "inputs", "landed", "landed_event", "output_set", "outputs", "stream")
 
-    def __init__(self, acl: Acl, releases: Releases, model: LoadedModel, *, with_reports: bool) -> None:
+    def __init__(self, acl: Acl, releases: Releases, model: LoadedModel, *, alone: bool, with_reports: bool) -> None:
         self.stream = acl.call("rt.create_stream")
         releases.add("rt.destroy_stream", self.stream)
-        self.computed = _new_event(acl, releases)
+        self.computed = 0 if alone else _new_event(acl, releases)
         self.landed_event = _new_event(acl, releases) if with_reports else 0
         self.landed: SimpleQueue[None] = SimpleQueue()
         self.addresses: list[int] = []
@@ -170,24 +174,27 @@ def open_session(acl: Acl, model: Path | bytes, *, device: int, options: Session
     if device >= count:
         raise anybatch.InputError(f"{acl.backend}: expected a device from 0 to {count - 1}, got {device}")
     releases = Releases(acl)
+    reports = None
     with acl.own_context():
         context = acl.call("rt.create_context", device)
         releases.add("rt.destroy_context", context)
         try:
             loaded = load_model(acl, releases, model, options.load)
             loaded, aipp = find_dynamic_aipp(acl, loaded, options.aipp)
-            slots = [_Slot(acl, releases, loaded, with_reports=options.callback_every > 0) for _ in range(options.slots)]
+            count = _slots(acl, options)
+            with_reports = options.callback_every > 0 and count > 1
+            slots = [_Slot(acl, releases, loaded, alone=count == 1, with_reports=with_reports) for _ in range(count)]
             if aipp is not None:
                 aipp.set_on(acl, loaded.model_id, [slot.input_set for slot in slots])
             spec, sizes, set_gear = _read_spec(acl, loaded, slots[0].input_set, options)
             for slot in slots:
                 slot.attach(acl, releases, loaded, spec)
-            reports = None
-            if options.callback_every:
-                reports = Reports(acl, [slot.stream for slot in slots], options.callback_every)
+            if with_reports:
+                reports = Reports(acl, context, [slot.stream for slot in slots], options.callback_every)
             return AscendSession(acl, releases, context, loaded.model_id, spec, sizes, set_gear, slots, reports)
         except BaseException as error:
-            failed = releases.run()
+            failed = reports.close() if reports is not None else None
+            failed = releases.run() or failed
             if failed is not None:
                 raise failed from error
             raise
@@ -233,6 +240,7 @@ class AscendSession:
         self._idle: SimpleQueue[_Slot] = SimpleQueue()
         for slot in slots:
             self._idle.put(slot)
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._last_computed = 0  # the event behind the execution that was queued last
         self._open = True
@@ -247,6 +255,7 @@ class AscendSession:
         self._record_event = acl.function("rt.record_event")
         self._execute_async = acl.function("mdl.execute_async")
         self._synchronize = acl.function("rt.synchronize_stream")
+        end_at_exit(self)
 
     def execute(
         self, inputs: Mapping[str, anybatch.Array], gear: int, out: Mapping[str, anybatch.Array] | None = None
@@ -254,6 +263,11 @@ class AscendSession:
         """Execute once; see `anybatch.Session.execute`. After an AclError the slot is drained and usable again, or the session
         is broken: then it raises DeviceError from now on, and can be closed.
         """
+        if self._pid != os.getpid():
+            raise anybatch.InputError(
+                f"{self._acl.backend}: expected a call in the process that opened this session ({self._pid}), got one in its "
+                f"child {os.getpid()}: CANN does not survive a fork; open the model in the child, started by 'spawn'"
+            )
         slot = self._idle.get()
         try:
             if not self._open:
@@ -267,7 +281,7 @@ class AscendSession:
             if before != self._context:
                 code = self._set_context(self._context)
                 if code:
-                    raise self._acl.error("rt.set_context", code)
+                    raise self._acl.failure("rt.set_context", code)
             try:
                 self._launch(slot, rows, gear)
             finally:
@@ -287,6 +301,8 @@ class AscendSession:
         if not self._open:
             return
         self._open = False
+        if self._pid != os.getpid():
+            return  # forked: all of it belongs to the parent
         acl = self._acl
         failed: AclError | None = None
         before = 0
@@ -310,6 +326,26 @@ class AscendSession:
         if failed is not None and self._broken is None:
             raise failed
 
+    def close_at_exit(self) -> bool:
+        """Close before acl is finalized; return False, with nothing freed, if a thread does not get done with its launch."""
+        if not self._open:
+            return True
+        deadline = time.monotonic() + _EXIT_WAIT_S
+        taken: list[_Slot] = []
+        try:
+            while len(taken) < len(self._slots):
+                slot = self._idle.get(timeout=max(0.0, deadline - time.monotonic()))
+                taken.append(slot)
+            self.close()
+        except Empty:
+            return False
+        except AclError as error:
+            LOG.warning("%s", error)
+        finally:
+            for slot in taken:  # who comes too late is told that it is closed
+                self._idle.put(slot)
+        return True
+
     def _stage(self, slot: _Slot, inputs: Mapping[str, anybatch.Array], gear: int) -> int:
         """Copy a launch's rows to page-locked memory; return how many they are."""
         rows = inputs[self._rows.name].shape[self._rows.batch_axis or 0] // self._rows.rows_per_row
@@ -331,25 +367,23 @@ class AscendSession:
     def _launch(self, slot: _Slot, rows: int, gear: int) -> None:
         """Queue everything, and wait for it."""
         reports = self._reports
-        if reports is not None:
-            reports.begin()
-        pending = reports is not None
         try:
+            if reports is not None:
+                reports.begin(slot)
             self._queue(slot, rows, gear)
-            pending = False
             if reports is not None and reports.queued(slot):
-                slot.landed.get()
+                reports.wait(slot)
             code = self._synchronize(slot.stream)
             if code:
-                raise self._acl.error("rt.synchronize_stream", code)
+                raise self._acl.failure("rt.synchronize_stream", code)
         except BaseException as error:
-            if pending and reports is not None:
-                reports.abandon()
+            if reports is not None:
+                reports.end(slot)  # before it is drained: others may wait for its company
             self._recover(slot, error)
             raise
         finally:
             if reports is not None:
-                reports.end()
+                reports.end(slot)
 
     def _queue(self, slot: _Slot, rows: int, gear: int) -> None:
         stream = slot.stream
@@ -358,7 +392,7 @@ class AscendSession:
             dirty, tensor.dirty = tensor.dirty, tensor.size  # until all is queued, nothing is known to be clean
             code = self._memcpy_async(tensor.device, tensor.size, tensor.host, size, HOST_TO_DEVICE, stream)
             if code:
-                raise self._acl.error("rt.memcpy_async", code)
+                raise self._acl.failure("rt.memcpy_async", code)
             # Behind the real rows the gear may read what an earlier launch left; behind the gear nothing is read.
             stop = dirty
             if dirty > size:
@@ -366,31 +400,35 @@ class AscendSession:
                 if stop > size:
                     code = self._memset_async(tensor.device + size, tensor.size - size, 0, stop - size, stream)
                     if code:
-                        raise self._acl.error("rt.memset_async", code)
+                        raise self._acl.failure("rt.memset_async", code)
             tensor.dirty = dirty if dirty > stop else size
         with self._lock:
             if self._set_gear is not None:
                 code = self._set_gear.call(slot.input_set, gear)
                 if code:
-                    raise self._acl.error(self._set_gear.name, code)
+                    raise self._acl.failure(self._set_gear.name, code)
             if self._last_computed and self._last_computed != slot.computed:
                 code = self._wait_event(stream, self._last_computed)
                 if code:
-                    raise self._acl.error("rt.stream_wait_event", code)
-            code = self._execute_async(self._model_id, slot.input_set, slot.output_set, stream)
-            if code:
-                raise self._acl.error("mdl.execute_async", code)
-            code = self._record_event(slot.computed, stream)
-            if code:  # the next launch could not wait for this one, so this one must be over first
+                    raise self._acl.failure("rt.stream_wait_event", code)
+            try:
+                code = self._execute_async(self._model_id, slot.input_set, slot.output_set, stream)
+                if code:
+                    raise self._acl.failure("mdl.execute_async", code)
+                if slot.computed:
+                    code = self._record_event(slot.computed, stream)
+                    if code:
+                        raise self._acl.failure("rt.record_event", code)
+                    self._last_computed = slot.computed
+            except BaseException:  # the next launch could not wait for this one, so this one must be over first
                 self._synchronize(stream)
                 self._last_computed = 0
-                raise self._acl.error("rt.record_event", code)
-            self._last_computed = slot.computed
+                raise
         for tensor in slot.outputs:
             size = tensor.bytes(rows if tensor.leads else gear)
             code = self._memcpy_async(tensor.host, tensor.size, tensor.device, size, DEVICE_TO_HOST, stream)
             if code:
-                raise self._acl.error("rt.memcpy_async", code)
+                raise self._acl.failure("rt.memcpy_async", code)
 
     def _collect(
         self, slot: _Slot, rows: int, gear: int, out: Mapping[str, anybatch.Array] | None
@@ -415,10 +453,8 @@ class AscendSession:
         if code:  # the first answer may be the failure that brought us here, told once more
             code = self._synchronize(slot.stream)
         if code:
-            self._broken = self._acl.error("rt.synchronize_stream", code)
+            self._broken = self._acl.failure("rt.synchronize_stream", code)
             self._broken.__cause__ = error
-        while not slot.landed.empty():
-            slot.landed.get()
 
     def _still_broken(self) -> AclDeviceError:
         assert self._broken is not None
@@ -433,9 +469,21 @@ class AscendSession:
         return error
 
 
+def _slots(acl: Acl, options: SessionOptions) -> int:
+    """Return how many slots there can be: with several, events keep executions in order, and older CANN has only events that
+    must be reset between two records, which could not be done in time for all.
+    """
+    if options.slots > 1 and not acl.has(_EVENTS):
+        LOG.warning(
+            "%s: this pyACL has no acl.%s, so one launch runs at a time; a newer CANN runs several", acl.backend, _EVENTS
+        )
+        return 1
+    return options.slots
+
+
 def _new_event(acl: Acl, releases: Releases) -> int:
     """Return an event that can be recorded again and again without a reset."""
-    event: int = acl.call("rt.create_event_ex_with_flag", EVENT_SYNC)
+    event: int = acl.call(_EVENTS, EVENT_SYNC)
     releases.add("rt.destroy_event", event)
     return event
 

@@ -48,8 +48,8 @@ STATUS: Final[Mapping[int, Status]] = {
     145012: Status("GE_DYNAMIC_INPUT_LENGTH_INVALID", "device"),
     145013: Status("GE_DYNAMIC_BATCH_SIZE_INVALID", "device"),
     145014: Status("GE_AIPP_BATCH_EMPTY", "device"),
-    145015: Status("GE_AIPP_NOT_EXIST", "caller", "the model has no such AIPP: compile it with `insert_op_conf`"),
-    145016: Status("GE_AIPP_MODE_INVALID", "caller", "the model's AIPP is of the other kind, static or dynamic"),
+    145015: Status("GE_AIPP_NOT_EXIST", "model", "the model has no such AIPP: compile it with `insert_op_conf`"),
+    145016: Status("GE_AIPP_MODE_INVALID", "model", "the model's AIPP is of the other kind, static or dynamic"),
     145021: Status("GE_SHAPE_INVALID", "device"),
     107000: Status("RT_PARAM_INVALID", "device"),
     107001: Status("RT_INVALID_DEVICEID", "caller", "`npu-smi info` lists the devices"),
@@ -64,7 +64,7 @@ STATUS: Final[Mapping[int, Status]] = {
     107019: Status("RT_WAIT_TIMEOUT", "device"),
     200000: Status("BAD_ALLOC", "device", "the host is out of memory"),
     200001: Status("API_NOT_SUPPORT", "model", "the model's shapes are not fixed by gears: compile it with batch sizes"),
-    207000: Status("RT_FEATURE_NOT_SUPPORT", "device"),
+    207000: Status("RT_FEATURE_NOT_SUPPORT", "installation", "this card, or its driver, lacks the function"),
     207001: Status("RT_MEMORY_ALLOCATION", "device", _MEMORY),
     207002: Status("RT_MEMORY_FREE", "device"),
     207018: Status("RT_DEVICE_OOM", "device", _MEMORY),
@@ -84,6 +84,13 @@ STATUS: Final[Mapping[int, Status]] = {
     507899: Status("RT_DRV_INTERNAL_ERROR", "device", _RESTART),
     545001: Status("GE_LOAD_MODEL", "model", _MODEL),
     545009: Status("GE_UNLOAD_MODEL", "device"),
+}
+
+#: Codes that mean something of their own from one function.
+BY_FUNCTION: Final[Mapping[tuple[str, int], Status]] = {
+    ("acl.init", 100000): Status(
+        "INVALID_PARAM", "caller", "acl was initialized before in this process, with another configuration than `acl_config`"
+    ),
 }
 
 
@@ -119,7 +126,15 @@ class AclDeviceError(AclError, anybatch.DeviceError):
     """The runtime failed."""
 
 
-def error_for(backend: str, function: str, code: int, detail: str = "") -> AclError:
+_ERRORS: Final[Mapping[Move, type[AclInputError | AclModelError | AclUnavailableError]]] = {
+    "caller": AclInputError,
+    "model": AclModelError,
+    "installation": AclUnavailableError,
+}
+_UNKNOWN: Final = Status("unknown", "device", "the code is not in the tables of CANN that this plugin knows")
+
+
+def error_for(backend: str, function: str, code: int, detail: str = "", *, move: Move | None = None) -> AclError:
     """Return the error for a code that a call returned, ready to be raised.
 
     Args:
@@ -127,15 +142,16 @@ def error_for(backend: str, function: str, code: int, detail: str = "") -> AclEr
         function: dotted name of the call.
         code: not 0.
         detail: the runtime's own message.
+        move: whose move it is, where that is known; None: by the code.
     """
-    status = STATUS.get(code, Status("unknown", "device", "the code is not in the tables of CANN that this plugin knows"))
+    status = BY_FUNCTION.get((function, code)) or STATUS.get(code, _UNKNOWN)
     said = "; ".join(part for part in (detail.strip(), status.advice) if part)
     message = f"{status.name}{': ' if said else ''}{said}"
     error: AclError
-    if status.move == "device":
+    kind = move or status.move
+    if kind == "device":
         error = AclDeviceError(message, backend=backend, operation=function, status=code)
     else:
-        kind = {"caller": AclInputError, "model": AclModelError, "installation": AclUnavailableError}[status.move]
-        error = kind(f"{backend}: {function} failed (status {code}): {message}")
+        error = _ERRORS[kind](f"{backend}: {function} failed (status {code}): {message}")
     error.function, error.code, error.code_name, error.detail = function, code, status.name, detail
     return error
