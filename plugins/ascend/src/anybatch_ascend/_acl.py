@@ -134,6 +134,10 @@ class Acl:
         """Return the error for a status of a call that executes or frees: then it is always the device's."""
         return error_for(self.backend, f"acl.{name}", code, self._detail(), move="device")
 
+    def forget(self) -> None:
+        """Drop the runtime's message about a failure that was none to us, so that no later error shows it."""
+        self._detail()
+
     def _detail(self) -> str:
         read = getattr(self.module, "get_recent_err_msg", None)  # older releases have none
         return str(read() or "") if read is not None else ""
@@ -149,6 +153,8 @@ class Acl:
         code = self.module.init(*([config] if config else []))
         if code not in (0, REPEAT_INITIALIZE):
             raise self.error("init", code)
+        if code:
+            self.forget()
         with _process:
             if id(self.module) not in _known:
                 _known.add(id(self.module))
@@ -165,6 +171,8 @@ class Acl:
         context, code = self.module.rt.get_context()
         if code and code != _NO_CONTEXT:
             raise self.failure("rt.get_context", code)
+        if code:
+            self.forget()
         return 0 if code else int(context)
 
     @contextlib.contextmanager
@@ -198,6 +206,8 @@ class Acl:
         if code:
             LOG.warning("%s: acl.%s failed with status %s, trying once more", self.backend, name, code)
             code = function(*args)
+            if not code:
+                self.forget()
         return self.failure(name, code) if code else None
 
 

@@ -166,6 +166,7 @@ def _describe(acl: Acl, model_id: int, desc: int) -> LoadedModel:
     batch_gears: tuple[int, ...] = ()
     dims_gears: tuple[Mapping[str, Any], ...] = ()
     if missing:
+        acl.forget()
         ranged = [port.name for port in (*data, *outputs) if -1 in port.dims and (port in outputs or port.index not in aipp)]
         if ranged:
             raise anybatch.ModelError(
