@@ -499,12 +499,12 @@ def test_no_messages_of_the_runtime(backend, spy):
 def test_messages_of_what_was_no_failure_are_not_shown(backend, spy):
     assert acl_sim.init() == 0  # so that ours is refused, and leaves a message
     spy.instead["mdl.create_desc"] = lambda real: 0
-    with pytest.raises(anybatch.DeviceError, match="it returned no handle$"):
+    with pytest.raises(anybatch.DeviceError, match=r"it returned no handle$"):
         anybatch.open(compiled(AFFINE, (4,)), backend=backend)
     del spy.instead["mdl.create_desc"]
     spy.instead["mdl.get_input_data_type"] = lambda real, *args: 0
     spy.instead["create_data_buffer"] = lambda real, *args: 0
-    with pytest.raises(anybatch.DeviceError, match="it returned no handle$"):  # nor that a static model has no gear input
+    with pytest.raises(anybatch.DeviceError, match=r"it returned no handle$"):  # nor that a static model has no gear input
         anybatch.open(compiled(AFFINE, (4,)), backend=backend)
 
 

@@ -222,6 +222,10 @@ class Releases:
         """Note a call that gives something back."""
         self._calls.append((name, args))
 
+    def leave_all_but_the_first(self) -> None:
+        """Forget all that was noted after the first: it is left to the runtime."""
+        del self._calls[1:]
+
     def run(self) -> AclError | None:
         """Make all the calls, each of them twice where the first fails; return the error of one that failed twice."""
         failed: AclError | None = None

@@ -317,6 +317,11 @@ class AscendSession:
         failed = acl.give_back("rt.set_context", self._context) or failed
         if self._reports is not None:
             failed = self._reports.close() or failed
+        if self._broken is not None and any([self._drain(slot) for slot in self._slots]):  # noqa: C419 - all
+            # The device may still read and write these buffers, and nobody can tell when it is done: freed, they could be
+            # somebody else's by then. With the context goes all that is queued.
+            LOG.warning("%s: the memory of a broken session is left to the driver until the process ends", acl.backend)
+            self._releases.leave_all_but_the_first()
         failed = self._releases.run() or failed
         if before and before != self._context:
             try:
@@ -449,12 +454,16 @@ class AscendSession:
         """Drain the stream of a launch that failed, so that its slot can be used again; else the session is broken."""
         for tensor in slot.inputs:
             tensor.dirty = tensor.size
-        code = self._synchronize(slot.stream)
-        if code:  # the first answer may be the failure that brought us here, told once more
-            code = self._synchronize(slot.stream)
+        code = self._drain(slot)
         if code:
             self._broken = self._acl.failure("rt.synchronize_stream", code)
             self._broken.__cause__ = error
+
+    def _drain(self, slot: _Slot) -> int:
+        """Wait for a slot's stream; return 0 if nothing is queued there any more, else why that is not known."""
+        # The first answer may be the failure of an earlier task, told once more.
+        code: int = self._synchronize(slot.stream) and self._synchronize(slot.stream)
+        return code
 
     def _still_broken(self) -> AclDeviceError:
         assert self._broken is not None
