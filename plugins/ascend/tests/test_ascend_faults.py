@@ -76,6 +76,7 @@ def calls_of(om, options):
 # What may fail without an error: giving something back is tried twice, and a report thread that fails leaves its launches to
 # wait for their own streams.
 QUIET = {
+    "acl.get_recent_err_msg",  # has no status
     "acl.destroy_data_buffer",
     "acl.mdl.destroy_dataset",
     "acl.mdl.destroy_desc",

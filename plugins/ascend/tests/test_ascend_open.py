@@ -315,6 +315,16 @@ def test_a_description_without_outputs(backend, spy):
         anybatch.open(compiled(AFFINE, GEARS), backend=backend)
 
 
+def test_what_cannot_be_given_back_after_a_failed_open_is_told_with_its_cause(backend, spy):
+    spy.instead["mdl.get_num_outputs"] = lambda real, *args: 0
+    testing.machine().faults += [testing.Fault("acl.mdl.unload", nth, 545009) for nth in (1, 2)]
+    with pytest.raises(anybatch.DeviceError, match=r"acl\.mdl\.unload failed \(status 545009\)") as raised:
+        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+    assert "has no outputs" in str(raised.value.__cause__)
+    assert [leak.kind for leak in testing.ledger().leaks] == ["model"]
+    testing.reset()
+
+
 def test_an_output_that_grows_out_of_proportion(backend, spy):
     def dims(real, desc, index):
         answer, code = real(desc, index)
@@ -652,7 +662,45 @@ def run_program(text, tmp_path):
 
 
 def test_a_runner_left_open_at_exit_is_closed_before_acl_is_finalized(tmp_path):
-    assert "Error" not in run_program("", tmp_path).stderr
+    text = """
+import acl
+def told(name, real):
+    return lambda *args: (print(name, flush=True), real(*args))[1]
+acl.finalize = told("finalize", acl.finalize)
+acl.mdl.unload = told("unload", acl.mdl.unload)
+acl.rt.destroy_context = told("destroy_context", acl.rt.destroy_context)
+"""
+    done = run_program(text, tmp_path)
+    assert "Error" not in done.stderr
+    assert done.stdout.split()[-3:] == ["unload", "destroy_context", "finalize"]
+
+
+def test_a_launch_that_goes_on_at_exit_is_left_to_the_driver(tmp_path):
+    text = """
+import threading, time, acl
+real = acl.rt.synchronize_stream
+started = threading.Event()
+def forever(stream):
+    started.set()
+    time.sleep(1000)
+acl.rt.synchronize_stream = forever
+second = anybatch.open(sys.argv[1], backend=AscendBackend())
+threading.Thread(target=second.run, args=[{"x": x}], daemon=True).start()
+started.wait()
+acl.rt.synchronize_stream = real
+import anybatch_ascend._session as session
+session._EXIT_WAIT_S = 0.2
+acl.finalize = lambda: print("finalize", flush=True)
+sys.stdout.flush()
+import atexit
+atexit.register(lambda: print("the end begins", flush=True))
+"""
+    program = tmp_path / "program.py"
+    program.write_text("import sys, acl_sim\nsys.modules['acl'] = acl_sim\n" + PROGRAM + text + "\nrunner.close()\n")
+    command = [sys.executable, str(program), str(compiled(AFFINE, GEARS))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[-2] == "the end begins"  # and no finalize under a launch
 
 
 def test_a_forked_child_is_refused_and_leaves_the_parents_things_alone(tmp_path):

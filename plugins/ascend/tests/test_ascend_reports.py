@@ -238,6 +238,47 @@ def queue_together(runner, spy, count):
     del spy.instead["rt.memcpy_async"]
 
 
+def test_a_launch_that_fails_holds_nobody_up_while_it_is_drained(backend, spy, caplog):
+    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=2, callback_every=2) as runner:
+        together, waits, well_done = threading.Barrier(2), threading.Event(), threading.Event()
+        failing = threading.local()
+        reports = runner._session._reports
+        wait = reports.wait
+
+        def told_wait(flight):
+            waits.set()
+            wait(flight)
+
+        def copy(real, *args):
+            if args[4] == 1:
+                together.wait(PATIENCE_S)
+                if hasattr(failing, "here"):
+                    assert waits.wait(PATIENCE_S)
+                    return 207001
+            return real(*args)
+
+        def synchronize(real, stream):
+            if hasattr(failing, "here"):
+                assert well_done.wait(PATIENCE_S)
+            return real(stream)
+
+        def fail():
+            failing.here = True
+            with pytest.raises(AclDeviceError, match="RT_MEMORY_ALLOCATION"):
+                runner.run(inputs)
+
+        inputs = AFFINE.random_inputs(RNG, 4)
+        reports.wait = told_wait
+        spy.instead |= {"rt.memcpy_async": copy, "rt.synchronize_stream": synchronize}
+        with ThreadPoolExecutor(1) as pool:
+            failed = pool.submit(fail)
+            check(inputs, runner.run(inputs))
+            well_done.set()
+            failed.result(PATIENCE_S)
+        spy.instead.clear()
+        assert "no report in" not in caplog.text
+
+
 @pytest.mark.parametrize(("every", "callbacks"), [(1, 4), (2, 2), (3, 2), (4, 1), (9, 1)])
 def test_callbacks_of_launches_that_are_queued_together(backend, spy, every, callbacks):
     with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=every) as runner:

@@ -268,6 +268,32 @@ def test_map_yields_what_came_before_the_error(backend):
         check(batches[0], runner.run(batches[0]))
 
 
+def test_a_failure_that_is_told_twice_breaks_nothing(backend):
+    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
+        inputs = AFFINE.random_inputs(RNG, 4)
+        for skip in (0, 1):
+            next_call_fails("acl.rt.synchronize_stream", 507011, skip=skip)
+        with pytest.raises(anybatch.DeviceError, match=r"synchronize_stream failed \(status 507011\): RT_MODEL_EXECUTE"):
+            runner.run(inputs)
+        check(inputs, runner.run(inputs))
+
+
+def test_a_broken_session_whose_streams_end_after_all_frees_everything(backend):
+    runner = anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=2)
+    inputs = AFFINE.random_inputs(RNG, 4)
+    for skip in range(3):
+        next_call_fails("acl.rt.synchronize_stream", 507011, skip=skip)
+    with pytest.raises(anybatch.DeviceError, match="RT_MODEL_EXECUTE"):
+        runner.run(inputs)
+    for _ in range(2):
+        with pytest.raises(
+            anybatch.DeviceError, match=r"broken since an earlier launch failed .*RT_MODEL_EXECUTE.*open it again"
+        ):
+            runner.run(inputs)
+    runner.close()
+    testing.assert_clean()
+
+
 @pytest.mark.parametrize("callback_every", MODES)
 @pytest.mark.parametrize("where", ["mdl.execute_async", "rt.memcpy_async", "rt.synchronize_stream", "rt.launch_callback"])
 def test_a_device_is_lost_in_the_middle(backend, spy, monkeypatch, caplog, callback_every, where):
