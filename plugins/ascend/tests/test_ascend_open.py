@@ -255,17 +255,6 @@ def test_shape_ranges_are_refused_by_name(tmp_path, backend):
         anybatch.open(om, backend=backend)
 
 
-def test_dynamic_aipp_is_refused(tmp_path, backend):
-    conf = tmp_path / "aipp.cfg"
-    conf.write_text("aipp_op { aipp_mode: dynamic max_src_image_size: 2000 }")
-    proto = elementwise([("x", TensorProto.FLOAT, ["n", 3, 6, 8])], ("y", TensorProto.FLOAT, ["n", 3, 6, 8]), op="Neg")
-    om = convert(tmp_path, proto, "--input_shape=x:2,3,6,8", "--input_format=NCHW", f"--insert_op_conf={conf}")
-    with pytest.raises(
-        anybatch.ModelError, match="the model has dynamic AIPP, which this plugin does not set: use static AIPP"
-    ):
-        anybatch.open(om, backend=backend)
-
-
 # --- names and dtypes ---
 
 
