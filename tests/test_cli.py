@@ -869,7 +869,7 @@ GOOD = plugin("pass")
 UNUSABLE = plugin(
     """
     def check_usable(self):
-        raise anybatch.BackendUnavailableError("package 'toysdk' is not installed")
+        raise anybatch.BackendUnavailableError("toy: package 'toysdk' is not installed")
     """
 )
 BUGGY = plugin(
@@ -1024,7 +1024,7 @@ def test_a_simulator_is_called_one(cli, install, save_model):
     model = save_model("same (float[rows, 3] x) => (float[rows, 3] y) { y = Identity(x) }", "model.toy")
     arguments = ("bench", model, "--rows", "1", "--iterations", "1")
     assert cli(*arguments, "--json").json["simulated"] is True
-    assert "SIMULATED: these are the simulator's times, not those of hardware" in cli(*arguments).out
+    assert "SIMULATED: how long the simulator takes on this machine, which says nothing of hardware" in cli(*arguments).out
     assert cli("inspect", model, "--json").json["simulated"] is True
     assert ", simulated (" in cli("inspect", model).out
 
@@ -1170,6 +1170,14 @@ def test_compile_wrong_flags(cli, compiler, scale, flags, message):
 )
 def test_compile_what_does_not_fit(cli_fails, compiler, scale, flags, message):
     assert message in cli_fails("compile", scale, *compiler, *flags)
+
+
+def test_compile_says_that_a_simulator_did_it(cli, install, scale, tmp_path):
+    install(("anybatch-toy-sim", "toy-sim", COMPILER.replace("'toy'", "'toy-sim'")))
+    output = tmp_path / "out.bin"
+    result = cli("compile", scale, "--backend", "toy-sim", "--output", output)
+    assert result == Result(0, f"{output}\n", "note: compiled by a simulator: toy-sim opens the file, hardware does not\n")
+    assert cli("compile", scale, "--backend", "toy-sim", "--output", output, "--json").json["simulated"] is True
 
 
 def test_compile_needs_a_backend(cli, compiler, scale):

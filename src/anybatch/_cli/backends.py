@@ -81,12 +81,12 @@ def _look_at(registry: _registry.Registry, name: str, *, run: bool) -> _Finding:
     try:
         backend = registry.get(name)
     except (BackendNotFoundError, BackendUnavailableError) as error:
-        return _Finding(name, distribution, [], False, str(error))
+        return _Finding(name, distribution, [], False, _reason(error, name))
     suffixes = sorted(backend.suffixes)
     try:
         detail = backend.check_usable()
     except BackendUnavailableError as error:
-        return _Finding(name, distribution, suffixes, False, str(error))
+        return _Finding(name, distribution, suffixes, False, _reason(error, name))
     except Exception as error:  # a bug in one plugin must not hide the others
         return _Finding(name, distribution, suffixes, False, f"check_usable failed: {_one_line(error)}")
     if not run:
@@ -115,6 +115,11 @@ def _print(findings: list[_Finding], registry: _registry.Registry, *, run: bool)
         print_text("no backend is installed")
     for failure in registry.failures:
         print_text(f"failed to load: plugin {failure.name!r} of {failure.distribution}: {_one_line(failure.error)}", "red")
+
+
+def _reason(error: BaseException, name: str) -> str:
+    """Return an error's message without the backend's name before it, which stands in the first column."""
+    return str(error).removeprefix(f"{name}: ")
 
 
 def _one_line(error: BaseException) -> str:

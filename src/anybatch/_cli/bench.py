@@ -101,7 +101,7 @@ def bench(
     else:
         print_text(f"{model} on {runner.backend} ({runtime}), {runner.batching}", "bold")
         if is_simulated(runner.backend):
-            print_text("SIMULATED: these are the simulator's times, not those of hardware", "yellow")
+            print_text("SIMULATED: how long the simulator takes on this machine, which says nothing of hardware", "yellow")
         _print(latencies)
 
 

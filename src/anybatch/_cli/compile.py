@@ -85,7 +85,7 @@ def compile(
     options = parse_options(option, reserved=_OURS)
     with activity(f"compiling {model.name}") as show:
         compiled = _registry.compile_model(model, backend=backend, batch_sizes=sizes, output=output, progress=show, **options)
-    for sentence in _notes(compiled):
+    for sentence in _notes(compiled, backend):
         print(f"note: {sentence}", file=sys.stderr)
     if as_json:
         print_json(
@@ -104,7 +104,9 @@ def compile(
         print_text(str(compiled.path))
 
 
-def _notes(compiled: Compiled) -> Iterator[str]:
+def _notes(compiled: Compiled, backend: str) -> Iterator[str]:
+    if is_simulated(backend):
+        yield f"compiled by a simulator: {backend} opens the file, hardware does not"
     yield from compiled.advice
     if compiled.temporary:
         yield f"the cache cannot be written: {compiled.path} is a temporary file; --output FILE chooses its place"
