@@ -33,6 +33,7 @@ PAGES = [*READMES, EXAMPLES.parent / "README.md"]
 NOT_RUN = {
     "python -m pip install -e '.[testing]' -e examples/02_toy_backend": "needs a network; `install` does its work",
     "python -m pip install -r requirements.txt": "needs a network",
+    "python -m pip install ./plugins/ascend ./plugins/ascend-sim": "needs a network; `make test` does its work",
     "python train.py": "needs torch and minutes",
     "python train.py --check": "needs torch and minutes",
 }
@@ -52,6 +53,14 @@ def install(project, target):
     (info / "entry_points.txt").write_text("".join(lines))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep what the examples compile apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANYBATCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """Return a folder with a copy of the examples, and the toy plugin installed in ``site``."""
@@ -62,16 +71,16 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shell(place):
+def shell(place, own_cache):
     """Return a function that runs a command there, with the plugin installed, and returns exit status and output."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COLUMNS", "FORCE_COLOR"))}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     env["PYTHONPATH"] = os.pathsep.join([str(place / "site"), *filter(None, [env.get("PYTHONPATH")])])
     env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", "PYTHONWARNINGS": "error"}
 
-    def call(*command):
+    def call(*command, **variables):
         done = subprocess.run(
-            command, cwd=place, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command, cwd=place, env=env | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         return done.returncode, done.stdout
 
@@ -82,8 +91,8 @@ def shell(place):
 def python(shell):
     """Return a function that runs a Python program there and returns what it prints, once it has ended well."""
 
-    def call(*arguments):
-        code, output = shell(sys.executable, *arguments)
+    def call(*arguments, **variables):
+        code, output = shell(sys.executable, *arguments, **variables)
         assert code == 0, output
         return output
 
@@ -102,8 +111,18 @@ def demo(folder):
 
 def test_demo_classifies_every_request(python):
     output = python("examples/01_digits/demo.py")
-    assert output.count("588 of 600 digits right (98.0%); 600 of 600 rows equal to the one-row answer\n") == 3
+    assert output.count("588 of 600 digits right (98.0%); 600 of 600 rows equal to the one-row answer\n") == 4
+    half = "600 of 600 rows equal to the one-row answer\n  of the CPU, within half precision: off by at most "
+    assert output.count("ascend-sim, a simulated card, gears 1, 4, 16, 64 ") == output.count(half) == 1
     assert output.endswith("\nevery row came back, right and in order\n")
+
+
+def test_demo_says_what_it_leaves_out(place, monkeypatch, capsys):
+    monkeypatch.setattr(anybatch, "available_backends", lambda: ["onnxruntime"])
+    assert demo(place / "examples" / "01_digits") == 0
+    output = capsys.readouterr().out
+    assert output.count("one-row answer") == 3
+    assert "the backend ascend-sim is not installed: pip install ./plugins/ascend ./plugins/ascend-sim\n" in output
 
 
 def test_demo_fails_when_labels_are_wrong(place, tmp_path, capsys):
@@ -141,6 +160,29 @@ def test_page_on_digits_describes_the_files(place):
     for name in ("digits.onnx", "test_set.npz"):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
         assert f"{(folder / name).stat().st_size / 1000:.0f} kB" in row
+
+
+# ------------------------------------------------------------------------------------------------------ the Ascend pages
+
+
+@pytest.mark.parametrize("name", ["dynamic_batch", "model_execution", "async_callback"])
+def test_on_a_card_one_word_changes(python, place, tmp_path, name):
+    """What stands in for the card is the simulator, as the program's `acl` and as the `atc` on the PATH."""
+    program = (place / "examples" / "03_ascend" / f"{name}.py").read_text()
+    word = 'BACKEND = "ascend-sim"  # on a card: "ascend"\n'
+    assert program.count(word) == 1
+    changed = place / "examples" / "03_ascend" / f"{name}_on_a_card.py"
+    changed.write_text(program.replace(word, 'BACKEND = "ascend"\n'))
+    atc = tmp_path / "atc"
+    atc.write_text(f'#!/bin/sh\nexec {sys.executable} -m acl_sim.atc "$@"\n')
+    atc.chmod(0o755)
+
+    output = python("-m", "acl_sim", "--check", changed, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    assert output.startswith(("on ascend\n", "on ascend:", "compiled for ascend:"))
+    printed, ledger, _ = output.partition("acl_sim ledger: 0 violations, 0 leaks")
+    assert ledger
+    assert "simulat" not in printed
 
 
 # ------------------------------------------------------------------------------------------------------ the toy backend
@@ -197,9 +239,11 @@ def blocks(page):
 
 
 def masked(text):
-    """Return output without what differs from one machine, and one run, to the next: versions, times, counts of checks."""
+    """Return output without what differs from one machine, and one run, to the next: versions, times, counts of checks, and
+    of callbacks, which depend on how threads take turns.
+    """
     text = re.sub(r"(?m)^(\.+ +\[ *\d+%\]\n)+", "<progress>\n", text)
-    text = re.sub(r"\d+(\.\d+)+(e[+-]\d+)?|\d+(?= passed)", "<number>", text)
+    text = re.sub(r"\d+(\.\d+)+(e[+-]\d+)?|\d+(?= passed| callbacks)", "<number>", text)
     return re.sub(" +", " ", text)
 
 
