@@ -6,6 +6,8 @@ that check fails with, so a mutant that fails for another reason than its own is
 
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 import traceback
@@ -25,6 +27,7 @@ from anybatch import (
     Backend,
     Batching,
     ClosedError,
+    Compiled,
     ContractError,
     Gears,
     InputError,
@@ -33,6 +36,9 @@ from anybatch import (
     ModelSpec,
     MultipleOf,
     Session,
+    check_options,
+    model_digest,
+    read_model,
 )
 from anybatch.testing import BackendConformance, FakeBackend
 from anybatch.testing.models import AFFINE
@@ -988,6 +994,97 @@ class LeaksWhenOpenFails(FakeBackend):
         return super().open(model, **arguments)
 
 
+# --------------------------------------------------------------------------------------------------------- compiling ahead
+
+
+class CompilingBackend(FakeBackend):
+    """Healthy: its artefacts are a line of batch sizes, and the model."""
+
+    mark = b"compiled for "
+
+    def __init__(self, batching: Batching) -> None:
+        super().__init__(batching)
+        self.cache = Path(tempfile.mkdtemp())
+        LEFT_BEHIND.append(lambda: shutil.rmtree(self.cache))
+
+    def open(self, model: Model, *, batch_sizes: Sequence[int] | None, **arguments: Any) -> Any:
+        if isinstance(model, Path) and model.read_bytes().startswith(self.mark):
+            line, _, model = model.read_bytes().partition(b"\n")
+            batch_sizes = [int(size) for size in line.removeprefix(self.mark).split()]
+        return super().open(model, batch_sizes=batch_sizes, **arguments)
+
+    def compile(self, model, *, batch_sizes, output, options, progress):
+        check_options(options, (), backend=self.name)
+        spec = self._find(model).spec
+        path = output or self.cache / f"{self.key(model)}.fake"
+        found = output is None and path.is_file()
+        if not found:
+            path.write_bytes(self.artefact(model, batch_sizes))
+        return Compiled(path, spec, batch_sizes, found)
+
+    def key(self, model: Model) -> str:
+        return model_digest(model)
+
+    def artefact(self, model: Model, batch_sizes: Sequence[int]) -> bytes:
+        return self.mark + " ".join(map(str, batch_sizes)).encode() + b"\n" + read_model(model).SerializeToString()
+
+
+@mutant(test_compiled_model_opens_as_it_is="expected the artefact to run .1, 4, 8., as the compiler says, got gears 8")
+class CompiledForTheLargest(CompilingBackend):
+    """Says one thing and compiles another."""
+
+    def artefact(self, model, batch_sizes):
+        return super().artefact(model, batch_sizes[-1:])
+
+
+@mutant(test_compiled_model_opens_as_it_is="expected the artefact at .*, got")
+class OutputIgnored(CompilingBackend):
+    def compile(self, model, *, output, **arguments):
+        return super().compile(model, output=None, **arguments)
+
+
+@mutant(test_compiled_model_opens_as_it_is="expected nothing but 'a model.fake' in its folder, got .*'kernel.log'")
+class CompilerLitters(CompilingBackend):
+    """The compiler's own files stay beside what it made."""
+
+    def compile(self, model, *, output, **arguments):
+        (output or self.cache / "any").with_name("kernel.log").touch()
+        return super().compile(model, output=output, **arguments)
+
+
+@mutant(test_compiled_model_is_kept="compiled ahead: output 'y', row 0")
+class KeptByShape(CompilingBackend):
+    """Models of one shape are taken for one model."""
+
+    def key(self, model):
+        return str(len(self._find(model).spec.inputs))
+
+
+@mutant(test_compiled_model_is_kept="compiled for the second time: expected what was made before to be found")
+class NeverFound(CompilingBackend):
+    def compile(self, model, **arguments):
+        return replace(super().compile(model, **arguments), cached=False)
+
+
+@mutant(test_failed_compile_leaves_no_file="compiling an empty model: expected ModelError, but nothing was raised")
+class CompilesAnything(CompilingBackend):
+    def compile(self, model, **arguments):
+        try:
+            return super().compile(model, **arguments)
+        except ModelError:
+            return super().compile(AFFINE.onnx_bytes, **arguments)
+
+
+@mutant(test_failed_compile_leaves_no_file="compiling with an unknown option: expected no file to be left, got .'model.fake'.")
+class ChecksOptionsLast(CompilingBackend):
+    """The file is there before the error is."""
+
+    def compile(self, model, *, options, **arguments):
+        compiled = super().compile(model, options={}, **arguments)
+        check_options(options, (), backend=self.name)
+        return compiled
+
+
 # ----------------------------------------------------------------------------------------------------------------- closing
 
 
@@ -1137,7 +1234,8 @@ def _tidy_up() -> Iterator[None]:
     [pytest.param(mutant, check, id=f"{mutant.kind.__name__}-{check}") for mutant in MUTANTS for check in mutant.caught_by],
 )
 def test_mutant_is_caught(mutant: Mutant, check: str) -> None:
-    run_check(check, FakeBackend(mutant.batching), mutant.batching)  # the healthy twin passes
+    twin = CompilingBackend if issubclass(mutant.kind, CompilingBackend) else FakeBackend
+    run_check(check, twin(mutant.batching), mutant.batching)  # the healthy twin passes
 
     with pytest.raises((AssertionError, ContractError)) as caught:
         run_check(check, mutant.backend(), mutant.batching)

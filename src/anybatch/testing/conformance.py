@@ -6,9 +6,9 @@
             return MyBackend()
 
 That is all. The names of the methods are the list of requirements; the first lines of their docstrings say them in full, and
-they follow `anybatch.Session` and `anybatch.Backend` in order. A check asks what a session can do (its batching, its
-concurrency), never whose it is. Every check opens what it needs, so each can be run alone, also without pytest:
-``TestMine().test_short_launches(MyBackend())``.
+they follow `anybatch.Session` and `anybatch.Backend` in order, and `anybatch.Compiler` where a backend is one. A check asks
+what a session can do (its batching, its concurrency), never whose it is. Every check opens what it needs, so each can be run
+alone, also without pytest: ``TestMine().test_short_launches(MyBackend())``.
 
 A failure is an AssertionError that says what was expected and what came, a ContractError of the Runner, or whatever
 the backend itself raised.
@@ -45,6 +45,8 @@ from anybatch import (
     BackendUnavailableError,
     Batching,
     ClosedError,
+    Compiled,
+    Compiler,
     Gears,
     InputError,
     Launch,
@@ -172,6 +174,13 @@ class BackendConformance:
         """Return the backend's options to open a model with, such as which axes carry rows where it cannot know."""
         return {}
 
+    def compile_options(self, model: ReferenceModel) -> Mapping[str, object]:  # noqa: ARG002  # as above
+        """Return those of `open_options` that a model is compiled with, where the backend is an `anybatch.Compiler`.
+
+        What it compiled is then opened with the others.
+        """
+        return {}
+
     def resources(self) -> dict[str, int]:
         """Count what must not grow as sessions are opened, used and closed; extend it with what your runtime can count."""
         gc.collect()
@@ -270,6 +279,53 @@ class BackendConformance:
                 self.open(backend, AFFINE, no_such_option=1).close()
 
         self._check_nothing_grows(fail, "failing to open")
+
+    # ------------------------------------------------------------------------------- compiling, where a backend does that
+
+    def test_compiled_model_opens_as_it_is(self, backend: Backend) -> None:
+        """What a `Compiler` makes is opened as it is: with the batch sizes and the spec it says, and the right answers."""
+        if not isinstance(backend, Compiler):
+            return
+        for model in (AFFINE, SEVERAL):
+            with tempfile.TemporaryDirectory() as folder:
+                output = Path(folder, f"a model{self._artefact_suffix(backend)}")
+                output.write_bytes(b"what was there before")
+                compiled = self._compile(backend, model, output)
+                _require(compiled.path == output, f"expected the artefact at {output}, got {compiled.path}")
+                names = sorted(path.name for path in Path(folder).iterdir())
+                _require(names == [output.name], f"expected nothing but {output.name!r} in its folder, got {names}")
+                self._check_artefact(backend, model, compiled)
+
+    def test_compiled_model_is_kept(self, backend: Backend) -> None:
+        """Without a place to put it, a `Compiler` keeps the artefact; compiling the same again finds it, another model not."""
+        if not isinstance(backend, Compiler):
+            return
+        for model in (AFFINE, AFFINE_TWIN, AFFINE):
+            compiled = self._compile(backend, model, None)
+            self._check_artefact(backend, model, compiled)
+            if compiled.temporary:
+                compiled.path.unlink()
+        found = compiled.cached or compiled.temporary
+        _require(found, "compiled for the second time: expected what was made before to be found, but it was made anew")
+
+    def test_failed_compile_leaves_no_file(self, backend: Backend) -> None:
+        """What a `Compiler` cannot compile is a ModelError, an option it does not have an InputError, and no file is left."""
+        if not isinstance(backend, Compiler):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, f"model{self._artefact_suffix(backend)}")
+
+            def nothing_left(what: str) -> None:
+                names = sorted(path.name for path in Path(folder).iterdir())
+                _require(not names, f"{what}: expected no file to be left, got {names}")
+
+            for what, content in _CORRUPT.items():
+                with _refused(ModelError, f"compiling {what}"):
+                    self._compile(backend, AFFINE, output, source=content)
+                nothing_left(f"compiling {what}")
+            with _refused(InputError, "compiling with the option 'no_such_option'", naming="no_such_option"):
+                self._compile(backend, AFFINE, output, no_such_option=1)
+            nothing_left("compiling with an unknown option")
 
     # -------------------------------------------------------------------------------------------------- spec, batching
 
@@ -776,6 +832,47 @@ class BackendConformance:
                 yield session
             finally:
                 session.close()
+
+    def _compile(
+        self, backend: Compiler, model: ReferenceModel, output: Path | None, *, source: Model | None = None, **options: object
+    ) -> Compiled:
+        return backend.compile(
+            model.onnx_bytes if source is None else source,
+            batch_sizes=None if self.batch_sizes is None else tuple(sorted(self.batch_sizes)),
+            output=output,
+            options={**self.compile_options(model), **options},
+            progress=None,
+        )
+
+    def _artefact_suffix(self, backend: Compiler) -> str:
+        """Return the suffix that a compiler gives the files it keeps, and so may want of others."""
+        compiled = self._compile(backend, AFFINE, None)
+        if compiled.temporary:
+            compiled.path.unlink()
+        return compiled.path.suffix
+
+    def _check_artefact(self, backend: Backend, model: ReferenceModel, compiled: Compiled) -> None:
+        """Open what was compiled, as it is, and check it against what the compiler said of it."""
+        _require(compiled.path.is_file(), f"expected the artefact {str(compiled.path)!r} to be a file")
+        sizes = self.batch_sizes
+        _require(
+            sizes is None or compiled.batch_sizes == tuple(sorted(sizes)),
+            f"compiled for {sizes}: expected those, got {compiled.batch_sizes}",
+        )
+        at_compile = self.compile_options(model)
+        options = {name: value for name, value in self.open_options(model).items() if name not in at_compile}
+        session = backend.open(compiled.path, device=self.device, batch_sizes=None, options=options)
+        try:
+            batching, rng = session.batching, _rng()
+            if isinstance(batching, Gears):
+                same = batching.sizes == compiled.batch_sizes
+                _require(same, f"expected the artefact to run {compiled.batch_sizes}, as the compiler says, got {batching}")
+            _require(session.spec == compiled.spec, f"expected the compiler's spec {compiled.spec}, got {session.spec}")
+            _check_spec(session, model)
+            for launch in launches_that_hurt(batching):
+                self._check_launch(session, model, launch, rng, "compiled ahead")
+        finally:
+            session.close()
 
     def runner(self, session: Session, model: ReferenceModel, *, policy: Policy = "least_cost") -> Runner:
         """Return a Runner on a session, which has several launches in its plans even where a session takes any batch."""
