@@ -68,6 +68,7 @@ class Reports:
         self._uncovered: list[Flight] = []
         self._covered: set[Flight] = set()
         self._broken = False
+        self._closing = False
         self._stopping = threading.Event()
         self._subscribed: list[int] = []
         self._go = threading.Event()
@@ -134,6 +135,7 @@ class Reports:
         with self._told:  # callbacks of launches that were interrupted may still be on their way
             self._told.wait_for(lambda: not self._covered, _SILENCE_S)
         failed = None
+        self._closing = True
         while self._subscribed:
             failed = self._acl.give_back("rt.unsubscribe_report", self._thread.ident, self._subscribed.pop()) or failed
         self._stopping.set()
@@ -191,6 +193,8 @@ class Reports:
             if code in (0, REPORT_TIMEOUT):
                 failures = 0
                 continue
+            if self._closing:  # once no stream is subscribed to a thread, waiting for reports is an error
+                return
             failures += 1
             if failures == _MAX_FAILURES:
                 self._give_up(f"acl.rt.process_report failed with status {code}, {failures} times in a row")
