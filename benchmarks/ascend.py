@@ -26,7 +26,7 @@ import acl_sim
 import anybatch
 from _serial_client import RULES, SerialClient
 from acl_sim import testing
-from acl_sim.anybatch_backend import backend as ascend_sim
+from anybatch_ascend_sim import backend as ascend_sim
 
 GEARS: Final = (1, 2, 4, 8, 16)
 REQUESTS: Final = 200

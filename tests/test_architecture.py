@@ -222,13 +222,20 @@ def test_every_public_name_is_described(package):
     "program",
     [
         "import anybatch",
-        "import anybatch; [anybatch.registry().get(name).check_usable() for name in anybatch.available_backends()]",
+        """if True:
+            import anybatch
+            for name in anybatch.available_backends():
+                try:
+                    anybatch.registry().get(name).check_usable()
+                except anybatch.BackendUnavailableError:  # hardware that this machine lacks
+                    pass
+        """,
     ],
     ids=["import", "list"],
 )
 def test_importing_and_listing_bring_nothing_that_is_not_needed_yet(program):
     unwanted = ("typer", "rich", "onnxruntime", "onnx", "onnx.reference", "pytest", "hypothesis", "asyncio")
-    program += "; import sys; print([name for name in sys.argv[1:] if name in sys.modules])"
+    program += "\nimport sys; print([name for name in sys.argv[1:] if name in sys.modules])"
     assert in_python(program, *unwanted, "anybatch") == "['anybatch']\n"
 
 

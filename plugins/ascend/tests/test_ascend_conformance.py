@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 
 from acl_sim import testing
-from acl_sim.anybatch_backend import backend as ascend_sim
 from anybatch import Backend, ModelError
 from anybatch.testing import BackendConformance, Gap
 from anybatch.testing.models import ROWS_TIMES_3
+from anybatch_ascend_sim import backend as ascend_sim
 
 
 class _OnTheSimulator(BackendConformance):

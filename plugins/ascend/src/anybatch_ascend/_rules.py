@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
-
-import onnx
-import onnx.inliner
+from typing import TYPE_CHECKING, Final
 
 import anybatch
+
+if TYPE_CHECKING:
+    import onnx
 
 MIN_GEARS: Final = 2
 MAX_GEARS: Final = 100
@@ -121,6 +121,8 @@ def check_fixed_shapes(model: onnx.ModelProto) -> None:
         ModelError: there is one; the message names the node.
     """
     if model.functions:
+        import onnx.inliner
+
         model = onnx.inliner.inline_local_functions(model)
     shapes = _shapes_of_outputs(model)
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -192,6 +194,8 @@ def _shapes_of_outputs(model: onnx.ModelProto) -> dict[str, tuple[object, ...]]:
     """
     if not _has_if(model.graph):
         return {}
+    import onnx.shape_inference
+
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # what is wrong with the model, the converter tells better; protobuf's errors share no public type

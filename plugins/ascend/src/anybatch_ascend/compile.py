@@ -25,14 +25,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
-
-import onnx
+from typing import TYPE_CHECKING, Any, Final
 
 import anybatch
 from anybatch_ascend import _atc, _rules
 from anybatch_ascend._atc import AtcError, AtcInputError, AtcModelError
 from anybatch_ascend._rules import advice
+
+if TYPE_CHECKING:  # backends are listed without onnx, which takes time to import
+    import onnx
 
 __all__ = [
     "COMPILE_OPTIONS",
@@ -300,6 +301,8 @@ def _check_source(model: anybatch.Model) -> None:
     Raises:
         ModelError: it is, or cannot be read.
     """
+    import onnx
+
     if isinstance(model, onnx.ModelProto):
         return
     try:

@@ -1,6 +1,7 @@
 """The backend ``ascend-sim`` of anybatch: the Ascend plugin, handed this simulator and its converter.
 
-Nothing falls back to it: callers ask for it by name, and every report shows that name.
+Nothing falls back to it: callers ask for it by name, and every report shows that name. It lies beside `acl_sim` and not in it,
+since importing anything of that brings ONNX Runtime, and backends are listed without.
 """
 
 from __future__ import annotations
