@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 import acl_sim
 import anybatch
 from acl_sim import atc, testing
-from acl_sim.anybatch_backend import backend as ascend_sim
 from anybatch import InputError, ModelError
 from anybatch_ascend import AscendBackend
 from anybatch_ascend.status import AclDeviceError, AclError
+from anybatch_ascend_sim import backend as ascend_sim
 
 GEARS = (1, 4)
 REQUESTS = (1, 3, 7)

@@ -16,11 +16,11 @@ from onnx import TensorProto, helper
 import acl_sim
 import anybatch
 from acl_sim import atc, testing
-from acl_sim.anybatch_backend import backend as ascend_sim
 from anybatch.testing.models import AXIS_1, BY_DTYPE, ROWS_TIMES_3, SAME, SEVERAL
 from anybatch_ascend import AscendBackend
 from anybatch_ascend import backend as backend_module
 from anybatch_ascend._model import LOADS
+from anybatch_ascend_sim import backend as ascend_sim
 from ascend_models import AFFINE, RNG, compiled
 from ascend_spy import Spy
 
