@@ -20,9 +20,6 @@ NO_BLOCK, BLOCK = 0, 1
 def device(fresh_machine):
     testing.reset(device_time="none", devices=2)
     acl.rt.set_device(0)
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture
