@@ -339,7 +339,20 @@ def test_process_report_fails(backend, spy, caplog, failures):
         queue_together(runner, spy, 4)
         given_up = "acl.rt.process_report failed with status 507000, 3 times in a row" in caplog.text
         assert given_up == (failures >= 3)
+        assert "no report in" not in caplog.text  # those that waited were told at once
         assert (len(spy.named("rt.launch_callback")) > before) == (failures < 3)
+
+
+def test_failures_with_a_report_between_them_do_not_add_up(backend, spy, caplog):
+    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=2) as runner:
+        script = [507000, 507000, 0, 507000, 507000, 507012, 507000]
+        spy.instead["rt.process_report"] = lambda real, *args: script.pop(0) if script else real(*args)
+        patience = threading.Event()
+        while script:
+            patience.wait(0.01)
+        queue_together(runner, spy, 4)
+        assert spy.named("rt.launch_callback")
+        assert not caplog.text
 
 
 def test_callbacks_never_come(backend, spy, monkeypatch, caplog):

@@ -427,15 +427,26 @@ def test_an_interrupt_while_waiting_for_a_report(backend, spy):
                 check(inputs, outputs)
 
 
-def test_ctrl_c_while_the_device_works(backend):
-    testing.reset(device_time="affine:300000,0", real_time=1.0)  # 0.3 s per launch
+def test_ctrl_c_while_the_device_works(backend, spy):
+    testing.reset(device_time="affine:600000,0", real_time=1.0)  # 0.6 s per launch
     with anybatch.open(compiled(AFFINE, (4,)), backend=backend, slots=2) as runner:
         inputs = AFFINE.random_inputs(RNG, 4)
-        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        returned = []
+        never = threading.Event()
+
+        def synchronize(real, stream):
+            spy.instead.clear()
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return real(stream)
+
+        def run():
+            returned.append(runner.run(inputs))
+            never.wait(PATIENCE_S)  # a signal that comes late must not end the whole test run
+
+        spy.instead["rt.synchronize_stream"] = synchronize
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            runner.run(inputs)
-        assert time.monotonic() - started > 0.2  # not before the device lets go of its memory
-        timer.join()
+            run()
+        assert not returned
+        assert time.monotonic() - started > 0.5  # not before the device lets go of its memory
         check(inputs, runner.run(inputs))

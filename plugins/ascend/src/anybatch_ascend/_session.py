@@ -394,7 +394,7 @@ class AscendSession:
         stream = slot.stream
         for tensor in slot.inputs:
             size = tensor.bytes(rows if tensor.leads else gear)
-            dirty, tensor.dirty = tensor.dirty, tensor.size  # until all is queued, nothing is known to be clean
+            dirty = tensor.dirty
             code = self._memcpy_async(tensor.device, tensor.size, tensor.host, size, HOST_TO_DEVICE, stream)
             if code:
                 raise self._acl.failure("rt.memcpy_async", code)
@@ -427,7 +427,6 @@ class AscendSession:
                     self._last_computed = slot.computed
             except BaseException:  # the next launch could not wait for this one, so this one must be over first
                 self._synchronize(stream)
-                self._last_computed = 0
                 raise
         for tensor in slot.outputs:
             size = tensor.bytes(rows if tensor.leads else gear)
@@ -452,7 +451,7 @@ class AscendSession:
 
     def _recover(self, slot: _Slot, error: BaseException) -> None:
         """Drain the stream of a launch that failed, so that its slot can be used again; else the session is broken."""
-        for tensor in slot.inputs:
+        for tensor in slot.inputs:  # some of it may be queued, so nothing is known to be clean
             tensor.dirty = tensor.size
         code = self._drain(slot)
         if code:
