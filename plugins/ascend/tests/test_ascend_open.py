@@ -151,6 +151,26 @@ def test_om_means_this_backend():
     assert ascend_sim().suffixes == set()
 
 
+@pytest.mark.parametrize("temporary", [False, True])
+@pytest.mark.parametrize("model", [AXIS_1, ROWS_TIMES_3], ids=lambda model: model.name)
+def test_an_onnx_model_is_opened_as_its_compiled_form_with_what_the_onnx_says(tmp_path, monkeypatch, backend, model, temporary):
+    om = tmp_path / "temporary.om"
+    om.write_bytes(compiled(model, (4,)).read_bytes() if model is AXIS_1 else three_rows(tmp_path).read_bytes())
+    sizes = (4,) if model is AXIS_1 else (1, 4)
+    made = anybatch.Compiled(path=om, spec=model.spec, batch_sizes=sizes, cached=False, temporary=temporary)
+    monkeypatch.setattr(backend_module, "compile_model", lambda *args, **options: made)
+    with anybatch.open(model.onnx_bytes, backend=backend, slots=2) as runner:
+        assert om.exists() == (not temporary)
+        assert runner.batching.sizes == sizes
+        assert [t.shape for t in runner.spec.inputs] == [t.shape for t in model.spec.inputs]
+        assert [t.batch_axis for t in runner.spec.inputs] == [t.batch_axis for t in model.spec.inputs]
+        check(runner, model, 7)
+
+
+def three_rows(folder):
+    return dims_model(folder, ROWS_TIMES_3, "heads:-1,4", "3;12")
+
+
 # --- batch sizes ---
 
 
@@ -223,6 +243,18 @@ def test_dims_gears_that_are_none(tmp_path, backend, model, shapes, gears, told,
     om = dims_model(tmp_path, model, shapes, gears)
     with pytest.raises(anybatch.ModelError, match=message):
         anybatch.open(om, backend=backend, **told)
+
+
+def test_dims_gears_of_the_same_rows(tmp_path, backend, spy):
+    om = dims_model(tmp_path, AFFINE, "x:-1,6", "1;4")
+
+    def twice(real, *args):
+        gears, code = real(*args)
+        return [gears[0], gears[0]], code
+
+    spy.instead["mdl.get_input_dynamic_dims"] = twice
+    with pytest.raises(anybatch.ModelError, match=r"two gears \(--dynamic_dims\) of the model have the same number of rows"):
+        anybatch.open(om, backend=backend)
 
 
 def test_dims_gears_over_two_axes(tmp_path, backend):
@@ -662,6 +694,28 @@ acl.rt.destroy_context = told("destroy_context", acl.rt.destroy_context)
     done = run_program(text, tmp_path)
     assert "Error" not in done.stderr
     assert done.stdout.split()[-3:] == ["unload", "destroy_context", "finalize"]
+
+
+def test_a_forked_child_that_ends_finalizes_nothing(tmp_path):
+    text = """
+import acl
+acl.finalize = lambda: print("finalize", flush=True)
+acl.mdl.unload = lambda model: print("unload", flush=True) or 0
+child = os.fork()
+if child == 0:
+    print("child", flush=True)
+    import atexit
+    atexit._run_exitfuncs()
+    os._exit(0)  # ONNX Runtime, in the simulator, does not survive a fork either
+os.waitpid(child, 0)
+print("parent", flush=True)
+"""
+    program = tmp_path / "program.py"
+    program.write_text("import sys, acl_sim\nsys.modules['acl'] = acl_sim\n" + PROGRAM + text)
+    command = [sys.executable, str(program), str(compiled(AFFINE, GEARS))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["child", "parent", "unload", "finalize"]
 
 
 def test_a_launch_that_goes_on_at_exit_is_left_to_the_driver(tmp_path):

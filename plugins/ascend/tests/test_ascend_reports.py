@@ -168,6 +168,32 @@ def test_a_callback_that_fails_is_told_to_all_it_was_for(spy, launches, reports)
         reports.end(launch)
 
 
+@pytest.mark.parametrize("reports", [1], indirect=True)
+def test_who_waits_is_told_when_no_report_can_be_relied_on(spy, launches, reports, caplog):
+    covered, seen = threading.Event(), threading.Event()
+
+    def fail(real, *args):
+        if seen.is_set():
+            return real(*args)
+        covered.wait(PATIENCE_S)
+        return 507000
+
+    spy.instead["rt.process_report"] = fail
+    a, b, *_ = launches
+    while not report_threads() or not spy.named("rt.process_report"):
+        covered.wait(0.01)
+    covered.wait(0.1)  # the call before, for which there is nothing to run, is over
+    reports.begin(a)
+    reports.begin(b)
+    assert reports.queued(a)
+    covered.set()
+    a.landed.get(timeout=PATIENCE_S / 3)
+    assert "3 times in a row" in caplog.text
+    seen.set()
+    reports.end(a)
+    reports.end(b)
+
+
 @pytest.mark.parametrize("reports", [2], indirect=True)
 def test_a_launch_that_is_over_is_covered_no_more(spy, launches, reports):
     a, b, c, _ = launches
