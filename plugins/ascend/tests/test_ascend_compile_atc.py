@@ -297,9 +297,10 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path):
     """A whole process, interrupted while its converter works."""
     fake = FakeAtc(tmp_path, "print('hanging', flush=True)\ntime.sleep(1000)\n")
     program = """if True:
-        import sys
+        import signal, sys
         import onnx.parser
         from anybatch_ascend.compile import CompileOptions, compile_model
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
         text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 3] x) => (float[n, 3] y) { y = Neg(x) }'
         options = CompileOptions.from_options({"soc_version": "A", "cache_dir": sys.argv[1]})
         say = lambda line: print(line, flush=True)
@@ -310,7 +311,10 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path):
         while process.stdout.readline() != "hanging\n":
             assert process.poll() is None
         os.kill(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in err
     assert ends(fake.calls[0]["pid"])
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
