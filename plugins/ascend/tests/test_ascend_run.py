@@ -405,6 +405,22 @@ def test_an_interrupt_leaves_right_rows_behind(backend, spy, callback_every, fun
             check(inputs, runner.run(inputs))
 
 
+def test_rows_of_an_interrupted_launch_are_cleared(backend, spy):
+    session = backend.open(compiled(COUPLED, (2, 4, 8)), device=0, batch_sizes=None, options={"slots": 1})
+    x = RNG.standard_normal((8, 4)).astype(np.float32) + 10
+
+    def interrupt(real, *args):
+        spy.instead.clear()
+        assert real(*args) == 0
+        raise KeyboardInterrupt
+
+    spy.instead["rt.memcpy_async"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        session.execute({"x": x}, 8)
+    np.testing.assert_allclose(session.execute({"x": x[:1]}, 8)["y"], 2 * x[:1], rtol=1e-5)
+    session.close()
+
+
 def test_an_interrupt_while_waiting_for_a_report(backend, spy):
     with anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=2, slots=3) as runner:
         waits = []
