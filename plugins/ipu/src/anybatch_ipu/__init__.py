@@ -1,0 +1,1 @@
+"""anybatch on Graphcore IPUs, through PopRT. Importing it imports no SDK."""
