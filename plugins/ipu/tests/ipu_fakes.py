@@ -51,8 +51,9 @@ class FakePoprt(SimpleNamespace):
 
 def _converter(fake, number):
     class Converter:
-        def __init__(self, input_shape=None, precision="fp32", used_passes=(), batch_size=None):
+        def __init__(self, input_shape=None, precision="fp32", used_passes=(), batch_size=None, disable_progress_bar=False):
             fake.called("Converter")
+            assert disable_progress_bar, "nobody asked for one"
             fake.converters.append({"input_shape": input_shape, "precision": precision, "used_passes": list(used_passes)})
             self.shapes = input_shape or {}
 
@@ -86,6 +87,7 @@ def _options(number):
             self.ipu_version = ""
             self.batches_per_step = 1
             self.num_io_tiles = 0
+            self.show_compilation_progress_bar = True
 
     return CompilerOptions
 

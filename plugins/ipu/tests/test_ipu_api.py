@@ -256,7 +256,9 @@ def test_options_are_passed_on(fake):
     ):
         pass
     assert fake.converters == [{"input_shape": {"x": [4, 3]}, "precision": "fp16", "used_passes": ["gelu_pattern"]}]
-    assert fake.options == [{"ipu_version": "ipu21", "batches_per_step": 16, "num_io_tiles": 32}]
+    assert fake.options == [
+        {"ipu_version": "ipu21", "batches_per_step": 16, "num_io_tiles": 32, "show_compilation_progress_bar": False}
+    ]
     assert fake.configs[0].validate_io_params is False
 
 

@@ -145,6 +145,8 @@ class Poprt:
                 raise anybatch.InputError(
                     f"{self.backend}: the converter of PopRT {self.version} has no option {name!r}, only {sorted(known)}"
                 )
+        if known is not None and "disable_progress_bar" in known:
+            options = {"disable_progress_bar": True, **options}
         converter = self.call("converter.Converter", kind, **options)
         args: tuple[Any, ...] = (model,)
         if _needs_logger(converter.convert):
@@ -165,6 +167,8 @@ class Poprt:
         """
         compiler = self.part("compiler.Compiler")
         settings = self.call("compiler.CompilerOptions", self.part("compiler.CompilerOptions"))
+        if hasattr(settings, "show_compilation_progress_bar"):
+            settings.show_compilation_progress_bar = False
         self._assign(settings, options, "compiler_options", "CompilerOptions")
         name = "compiler.Compiler.compile_and_export"
         self.call(name, compiler.compile_and_export, model, outputs, str(path), options=settings)

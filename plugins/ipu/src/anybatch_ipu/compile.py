@@ -255,7 +255,7 @@ def _one_batch_size(given: Sequence[int] | None, baked: int | None) -> int:
     if len(sizes) > 1:
         raise anybatch.InputError(
             f"expected one batch size, since an IPU holds one program, of one batch size, got {list(sizes)}; any number of "
-            f"rows runs on any of them: take a large one for throughput, batch_sizes=[{sizes[-1]}], or a small one to pad little"
+            f"rows runs on any of them: take a large one for throughput, batch_sizes=[{sizes[-1]}], a small one to pad little"
         )
     return sizes[0]
 

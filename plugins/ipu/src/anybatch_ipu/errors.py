@@ -66,7 +66,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule(
         "no device",
         r"no (\w+ )*(device|ipu)s?\b|(device|ipu)s? (is|are|was|were)? ?(not (available|found)|busy|in use|unavailable)"
-        r"|(could not|cannot|can't|unable to|fail(ed|ure) to) (attach|acquire|get|find|open) (\w+ )*(device|ipu)",
+        r"|(could not|cannot|can't|unable to|fail(ed|ure) to) (attach|acquire|get|find|open|load on) (\w+ )*(device|ipu)",
         "installation",
         "an IPU holds one model at a time: close the runner or end the process that has it; `gc-monitor` shows who that is",
     ),
