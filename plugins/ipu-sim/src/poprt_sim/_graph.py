@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -174,15 +174,15 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def rename(graph: onnx.GraphProto, change: Callable[[str], str]) -> None:
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Rename tensors wherever they are read or written, in place, bodies too; not the graph's own inputs and outputs."""
     for node in nodes(graph):
         for field in (node.input, node.output):
             for index, name in enumerate(field):
-                field[index] = change(name)
+                field[index] = names.get(name, name)
         for body in bodies(node):
             for value in (*body.input, *body.output):
-                value.name = change(value.name)
+                value.name = names.get(value.name, value.name)
 
 
 @dataclass(frozen=True, slots=True)
