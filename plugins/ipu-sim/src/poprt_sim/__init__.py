@@ -23,7 +23,7 @@ _NAMES = {
     "get_registered_passes": "passes",
 }
 
-__all__ = [  # noqa: PLE0604 - they are there, by __getattr__
+__all__ = [
     "Backend",
     "Converter",
     "Pass",

@@ -60,7 +60,7 @@ class TensorflowFrontend:
         raise NotSimulated(f"TensorFlow models ({os.fspath(path)!r}) are not simulated: convert to ONNX with tf2onnx")
 
 
-def get_frontend(path: str | os.PathLike[str], framework: str = "onnx", **kwargs: Any) -> OnnxFrontend | TensorflowFrontend:
+def get_frontend(path: str | os.PathLike[str], framework: str = "onnx", **kwargs: Any) -> OnnxFrontend:
     """Return a reader for a framework's models.
 
     Raises:
@@ -70,5 +70,5 @@ def get_frontend(path: str | os.PathLike[str], framework: str = "onnx", **kwargs
     if framework == "onnx":
         return OnnxFrontend(path, **kwargs)
     if framework in ("tf", "tensorflow"):
-        return TensorflowFrontend(path, **kwargs)
+        TensorflowFrontend(path, **kwargs)
     raise ValueError(f"framework: expected 'onnx', got {framework!r}")

@@ -465,8 +465,8 @@ class ApplyHostConcatSplit(Pass):
 class ManualSharding(Pass):
     """Say which IPU, and which stage of a pipeline, each node of the main graph runs on.
 
-    A node that is named, and all it depends on that no smaller number took, gets its number; what is left gets the next one.
-    Nodes need names of their own.
+    The named nodes are taken in topological order: each gets its number, and so does all it depends on that has none yet. What
+    is left gets the largest number plus one. Nodes need names of their own.
 
     Args:
         sharding_info: node -> IPU.
@@ -497,9 +497,10 @@ class ManualSharding(Pass):
             if not info:
                 continue
             numbers: dict[str, int] = {}
-            for name, number in sorted(info.items(), key=lambda item: item[1]):
-                if name not in nodes:
-                    raise ValueError(f"manual sharding: the model has no node {name!r}")
+            missing = sorted(info.keys() - nodes.keys())
+            if missing:
+                raise ValueError(f"manual sharding: the model has no node {missing[0]!r}")
+            for name, number in ((node.name, info[node.name]) for node in topological_sort(result.graph) if node.name in info):
                 waiting = [nodes[name]]
                 while waiting:
                     node = waiting.pop()
