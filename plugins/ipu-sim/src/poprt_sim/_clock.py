@@ -133,6 +133,11 @@ class Clock:
     def _alive(self) -> list[HostThread]:
         return [known for known in list(self._threads.values()) if known.alive()]
 
+    def cursor_here(self) -> float:
+        """The calling thread's cursor; the only method that finalizers call, and without the lock."""
+        known = self._threads.get(threading.current_thread())
+        return known.cursor if known is not None else self.now
+
     def enter(self) -> HostThread:
         """The calling thread begins a call."""
         thread = self.thread()

@@ -30,6 +30,7 @@ class Ipu:
     number: int
     claim: Claim | None = None
     loaded: Claim | None = None
+    free_from: float = 0.0  # the virtual time at which it was last given back
 
 
 @dataclass(eq=False)
@@ -53,16 +54,21 @@ class Devices:
         return [Leak(claim.kind, f"{claim.what} on IPU {', '.join(map(str, claim.ids))}", claim.site) for claim in claims]
 
     def _usable(self) -> list[Ipu]:
-        return [ipu for ipu in self.ipus if ipu.claim is None and ipu.number not in self.machine.config.lost_devices]
+        now = self.machine.clock.thread().cursor
+        lost = self.machine.config.lost_devices
+        return [ipu for ipu in self.ipus if ipu.claim is None and ipu.free_from <= now and ipu.number not in lost]
 
     def _taken(self) -> str:
         """What stands in the way, for messages."""
         words = []
+        now = self.machine.clock.thread().cursor
         for ipu in self.ipus:
             if ipu.number in self.machine.config.lost_devices:
                 words.append(f"IPU {ipu.number} does not answer")
             elif ipu.claim is not None:
                 words.append(f"IPU {ipu.number} belongs to {ipu.claim.what}, made at {ipu.claim.site}")
+            elif ipu.free_from > now:
+                words.append(f"IPU {ipu.number} is given back only {ipu.free_from - now:.0f} us from now")
         return "; ".join(words) or "no IPU is in use"
 
     def attach_specific(self, number: int, what: str) -> Claim:
@@ -93,6 +99,8 @@ class Devices:
             raise RuntimeError(f"{what} needs {count} IPUs: expected 1 to {len(self.ipus)}, which is what this machine has")
         clock = self.machine.clock
         begin = clock.thread().cursor
+        if len(self._usable()) < count:
+            self.machine.wait(lambda: None, what, begin)  # who gives one back before that time has done it then
         timeout_us, sleep_us = (seconds * 1e6 for seconds in wait_s) if wait_s is not None else (0.0, math.inf)
         attempt = begin
         while True:
@@ -133,12 +141,13 @@ class Devices:
             self.ipus[number].loaded = loaded
         return loaded
 
-    def give_back(self, claim: Claim) -> None:
-        """The IPUs are free again; once more is nothing."""
+    def give_back(self, claim: Claim, moment: float) -> None:
+        """The IPUs are free again from a virtual time on; once more is nothing."""
         for number in claim.ids:
             ipu = self.ipus[number]
             if ipu.claim is claim:
                 ipu.claim = None
+                ipu.free_from = moment
             if ipu.loaded is claim:
                 ipu.loaded = None
 
@@ -149,8 +158,13 @@ class Device:
     def __init__(self, machine: Machine, claim: Claim) -> None:
         self._machine = machine
         self._claim = claim
+
         # Not __del__: the claim must not die with the object before the machine has taken it back.
-        weakref.finalize(self, machine.finalized.append, lambda: machine.devices.give_back(claim)).atexit = False
+        def gone() -> None:
+            moment = machine.clock.cursor_here()
+            machine.finalized.append(lambda: machine.devices.give_back(claim, moment))
+
+        weakref.finalize(self, gone).atexit = False
 
     def ipu_version(self) -> str:
         """The hardware version, "ipu21" or "ipu2"."""

@@ -178,14 +178,14 @@ class _Loaded:
             self.feed = Feed(here, popef, program, options, thread.cursor)
         self.program = program
 
-    def close(self, how: str, *, raises: bool) -> None:
-        """Leave the device; with the machine's lock held."""
+    def close(self, how: str, moment: float, *, raises: bool) -> None:
+        """Leave the device at a virtual time; with the machine's lock held."""
         if not self.claims:
             return
         flying = len(self.feed.in_flight)
         self.feed.close(f"the runner was {how} while this request was in flight")
         for claim in self.claims:
-            self.machine.devices.give_back(claim)
+            self.machine.devices.give_back(claim, moment)
         self.claims = []
         if flying:
             self.machine.violate(
@@ -208,8 +208,12 @@ class _Runner:
 
     def _load(self) -> None:
         loaded = self._loaded = _Loaded(self._machine, self._popef, self._options, self._pinned, self._wait)
-        gone = loaded.machine.finalized.append
-        self._finalizer = weakref.finalize(self, gone, lambda: loaded.close("deleted", raises=False))
+
+        def gone() -> None:
+            moment = loaded.machine.clock.cursor_here()
+            loaded.machine.finalized.append(lambda: loaded.close("deleted", moment, raises=False))
+
+        self._finalizer = weakref.finalize(self, gone)
         self._finalizer.atexit = False
 
     def _feed(self) -> Feed:
@@ -443,7 +447,7 @@ class LightRunner(_Runner):
             loaded, self._loaded = self._loaded, None
             if loaded is not None:
                 self._finalizer.detach()
-                loaded.close("stopped", raises=True)
+                loaded.close("stopped", self._machine.clock.thread().cursor, raises=True)
 
     @api("runtime.LightRunner.reload")
     def reload(self) -> None:
