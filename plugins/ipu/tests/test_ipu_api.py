@@ -101,7 +101,7 @@ def test_poprt_pads_by_default(fake):
 def test_the_core_pads_where_it_is_asked_to(fake):
     with open_on(fake, pad_by="host") as runner:
         assert runner.batching == anybatch.Gears((4,))
-        assert runner.concurrency == 4
+        assert runner.concurrency == 16
         x = np.ones((7, 3), np.float32)
         np.testing.assert_array_equal(runner.run({"x": x})["y"], 2 * x)
     assert fake.configs[0].batching_dim == 0xFFFFFFFF
@@ -307,8 +307,9 @@ def test_a_pinned_device_is_free_again_after_a_failed_open(fake):
 def test_no_device_is_unavailable(tmp_path, monkeypatch):
     monkeypatch.setenv("ANYBATCH_CACHE_DIR", str(tmp_path))
     fake = FakePoprt(devices=0)
-    with pytest.raises(InputError, match="expected ipu_version to name the hardware to compile for: 'ipu21'"):
+    with pytest.raises(InputError, match=r"since PopRT does not tell .no device found.: 'ipu21' for C600") as caught:
         open_on(fake)
+    assert isinstance(caught.value.__cause__, PoprtError)
     with pytest.raises(BackendUnavailableError, match="PopRT sees no IPU"):
         open_on(fake, ipu_version="ipu2")
     assert anybatch.compile(
@@ -425,8 +426,10 @@ def test_a_popef_is_opened_as_it_is(fake, tmp_path):
             np.testing.assert_array_equal(runner.run({"x": x})["y"], 2 * x)
         with pytest.raises(ModelError, match=r"compiled for the batch sizes \[8\], this one has 4; leave batch_sizes out"):
             anybatch.open(model, backend=backend, batch_sizes=[8])
-        with pytest.raises(InputError, match="option 'precision' is for compiling, and this model is compiled already"):
-            anybatch.open(model, backend=backend, precision="fp16")
+    with pytest.raises(InputError, match=r"option 'precision' is for compiling, and this .popef is compiled already"):
+        anybatch.open(path, backend=backend, precision="fp16")
+    with pytest.raises(ModelError, match=r"no ONNX model.*; if they are a compiled one, leave out 'precision'"):
+        anybatch.open(path.read_bytes(), backend=backend, precision="fp16")
     with pytest.raises(ModelError, match="is compiled already: open it as it is"):
         anybatch.compile(path, backend=backend)
     fake.configs.clear()
@@ -524,6 +527,14 @@ def test_errors_by_text_and_by_call(function, text, expected, kind, advice):
         assert (error.tile, error.size_bytes) == (12, 345678)
     else:
         assert (error.tile, error.size_bytes) == (None, None)
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError])
+def test_values_that_poprt_refuses_while_compiling_are_the_callers(kind):
+    error = error_for("ipu", "poprt.converter.Converter", kind("Converter has no argument 'x'"))
+    assert isinstance(error, InputError)
+    assert error.kind == "bad request"
+    assert isinstance(error_for("ipu", "poprt.runtime.Runner.execute", kind("no")), DeviceError)
 
 
 def test_every_kind_of_error_was_tried():

@@ -1,14 +1,14 @@
 """PopRT, typed where it enters: every spelling that its versions have for one thing, met here and nowhere else.
 
-============================  =====================  =================================
-thing                         PopRT 1.0 to 1.2       PopRT 1.3 to 1.5
-============================  =====================  =================================
-class that runs a model       ``ModelRunner``        ``Runner`` (1.1 and 1.2 have both)
-its inputs and outputs        ``get_model_inputs``   ``get_execute_inputs``
-a call that does not wait     ``executeAsync``       ``execute_async``
-``RuntimeConfig.timeout_ns``  ``timedelta`` (1.0, 1.1)  int, in ns (from 1.2 on)
-``Converter.convert``         (model, logger) (1.0)  (model)
-============================  =====================  =================================
+============================  ==============================  ==============================
+thing                         older                           newer
+============================  ==============================  ==============================
+class that runs a model       ``ModelRunner``                 ``Runner`` (from 1.1 on)
+its inputs and outputs        ``get_model_inputs``            ``get_execute_inputs`` (from 1.1 on)
+a call that does not wait     ``executeAsync``                ``execute_async`` (from 1.3 on)
+``RuntimeConfig.timeout_ns``  ``timedelta``                   int, in ns (from 1.2 on)
+``Converter.convert``         (model, logger)                 (model) (from 1.1 on)
+============================  ==============================  ==============================
 
 Which of them this PopRT has is asked of PopRT itself, never told by a version number: wheels do not always say one.
 Source: Graphcore, PopRT user guides 1.0.2 to 1.5.0, and the programs published with them.

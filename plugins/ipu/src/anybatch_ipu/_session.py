@@ -31,8 +31,9 @@ from anybatch_ipu._api import Poprt, PoprtRunner, Port
 PadBy: TypeAlias = Literal["runtime", "host"]
 
 DEFAULT_TIMEOUT_NS: Final = 300_000
-# Overlapped I/O keeps a batch on its way in, one in compute and one on its way out; one more waits behind them.
-_IN_FLIGHT_HOST: Final = 4
+# Overlapped I/O wants 3: one batch on its way in, one in compute, one on its way out. PopRT serves its callers in the order in
+# which they came, which those who wait before our door cannot count on: so many more are let in.
+_IN_FLIGHT_HOST: Final = 16
 _IN_FLIGHT_RUNTIME: Final = (8, 64)  # at least, at most
 _MODEL_PER_GRAPH: Final = "graph0/"  # what fused models call their tensors
 

@@ -5,7 +5,7 @@ Options of ``anybatch.open``, beside those for compiling an ``.onnx`` model (`an
         callers share a batch and waits for them up to ``timeout_ns``; or ``"host"``, the core, which never waits. Default:
         PopRT wherever it can for the model, else the core.
     timeout_ns: how long PopRT may wait for rows that fill a batch, above 0. Default 300,000, which is 0.3 ms.
-    in_flight: how many launches may be in progress at once; at least 3 feed overlapped I/O. Default: by who pads, from 4 to 64.
+    in_flight: how many launches may be in progress at once; at least 3 feed overlapped I/O. Default: by who pads, from 8 to 64.
     execute_async: queue and wait in two calls, for a PopRT whose ``execute`` would let one caller in at a time. Default False.
     runtime_options: further fields of ``poprt.runtime.RuntimeConfig``, such as ``{"auto_reset": True}``.
     batch_axis, rows_per_row: by tensor name, where the model does not tell; see `anybatch.read_model_spec`.
@@ -34,7 +34,7 @@ import anybatch
 from anybatch_ipu._api import Poprt
 from anybatch_ipu._session import DEFAULT_TIMEOUT_NS, IpuSession, SessionOptions, open_session
 from anybatch_ipu.compile import COMPILE_OPTIONS, CompileOptions, compile_model, read_mapping
-from anybatch_ipu.errors import PoprtModelError
+from anybatch_ipu.errors import PoprtError, PoprtModelError
 
 _SESSION_OPTIONS: Final = (
     "pad_by",
@@ -106,17 +106,24 @@ class IpuBackend:
         anybatch.check_options(options, {*_SESSION_OPTIONS, *COMPILE_OPTIONS}, backend=self.name)
         run = _session_options(options)
         poprt = Poprt(self._import_poprt(), self.name)
+        compiling = next((name for name in options if name not in _SESSION_OPTIONS), None)
         if isinstance(model, Path) and model.suffix.lower() == ".popef":
-            self._check_no_compiling(options)
+            if compiling is not None:
+                raise anybatch.InputError(
+                    f"{self.name}: option {compiling!r} is for compiling, and this .popef is compiled already"
+                )
             return self._open_compiled(poprt, model, device, batch_sizes, run)
         if isinstance(model, bytes) and (reason := _why_no_onnx(model)):
-            self._check_no_compiling(options)
+            if compiling is not None:
+                raise anybatch.ModelError(
+                    f"{reason}; if they are a compiled one, leave out {compiling!r}, which is for compiling"
+                )
             return self._open_bytes(poprt, model, reason, device, batch_sizes, run)
         compiled = compile_model(
             model,
             poprt=poprt,
             batch_sizes=batch_sizes,
-            options=CompileOptions.from_options(options, ipu_version=_hardware(poprt, options)),
+            options=_compile_options(poprt, options),
         )
         try:
             return open_session(poprt, compiled.path, device=device, options=run, spec=compiled.spec)
@@ -143,15 +150,10 @@ class IpuBackend:
             model,
             poprt=poprt,
             batch_sizes=batch_sizes,
-            options=CompileOptions.from_options(options, ipu_version=_hardware(poprt, options)),
+            options=_compile_options(poprt, options),
             output=output,
             progress=progress,
         )
-
-    def _check_no_compiling(self, options: Mapping[str, object]) -> None:
-        for name in options:
-            if name not in _SESSION_OPTIONS:
-                raise anybatch.InputError(f"{self.name}: option {name!r} is for compiling, and this model is compiled already")
 
     def _open_bytes(
         self, poprt: Poprt, model: bytes, reason: str, device: int, batch_sizes: Sequence[int] | None, options: SessionOptions
@@ -200,14 +202,22 @@ def _missing_wheel() -> str:
     return f"{_WHEEL}; this is Python {platform.python_version()}"
 
 
-def _hardware(poprt: Poprt, options: Mapping[str, object]) -> str | None:
-    """Return the hardware of this machine, None where the options say it or there is none."""
+def _compile_options(poprt: Poprt, options: Mapping[str, object]) -> CompileOptions:
+    """Read the options for compiling; the hardware is this machine's where they do not say.
+
+    Raises:
+        InputError: one does not fit, or they do not say the hardware, and neither does PopRT: then the cause is its error.
+    """
     if options.get("ipu_version"):
-        return None
+        return CompileOptions.from_options(options)
     try:
-        return poprt.ipu_version()
-    except anybatch.AnybatchError:  # then the options must say, and CompileOptions tells how
-        return None
+        version = poprt.ipu_version()
+    except PoprtError as error:
+        raise anybatch.InputError(
+            f"expected ipu_version to name the hardware to compile for, since PopRT does not tell ({error.detail or error}): "
+            "'ipu21' for C600 cards, 'ipu2' for M2000 and Bow machines"
+        ) from error
+    return CompileOptions.from_options(options, ipu_version=version)
 
 
 def _session_options(options: Mapping[str, object]) -> SessionOptions:

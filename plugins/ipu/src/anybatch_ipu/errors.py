@@ -2,7 +2,8 @@
 
 PopRT has no codes: it raises RuntimeError with a text. The kinds are told by that text, as far as texts are published or
 follow from the layers below, and else by the call that failed. Decision: what no rule knows is a DeviceError with the
-runtime's own text, except while a model is compiled or loaded, which mostly says something about the model.
+runtime's own text, except while a model is compiled or loaded, which mostly says something about the model, or, where it is a
+TypeError or a ValueError, about the options.
 Source: Graphcore, PopRT user guide 1.5.0, "Error handling"; the out-of-memory text is the one its tools parse.
 """
 
@@ -146,8 +147,11 @@ def error_for(backend: str, function: str, cause: Exception) -> PoprtError:
     """
     detail = str(cause).strip() or type(cause).__name__
     rule = next((rule for rule in RULES if rule.pattern.search(detail)), None)
-    kind: Kind = rule.kind if rule else "bad request" if isinstance(cause, (TypeError, ValueError)) else "other"
-    move: Move = (rule.move if rule else None) or ("model" if _ABOUT_THE_MODEL.search(function) else "device")
+    refused = isinstance(cause, (TypeError, ValueError))
+    kind: Kind = rule.kind if rule else "bad request" if refused else "other"
+    move: Move | None = rule.move if rule else None
+    if move is None:
+        move = "device" if not _ABOUT_THE_MODEL.search(function) else "caller" if refused and not rule else "model"
     place = _TILE.search(detail)
     message = detail
     if rule and rule.advice:
