@@ -73,7 +73,8 @@ class Model:
 
     Attributes:
         units: in one run.
-        rows: in one run; in a unit there are `rows // units`.
+        rows: in one run, for the ledger; in a unit there are `rows // units`. Decision: where nothing says which axis carries
+            the batch, the length of the first input's first.
     """
 
     def __init__(self, popef: Popef, axis: int | None) -> None:
@@ -107,6 +108,8 @@ class Model:
         flat = flat[: math.prod(info.shape) // self.units * units]
         if self.axis is None:
             return flat.reshape(units, *info.shape)
+        if self.axis == 0:
+            return flat.reshape(units, *info.shape[1:])
         shape = (*info.shape[: self.axis], units, *info.shape[self.axis + 1 :])
         return np.moveaxis(flat.reshape(shape), self.axis, 0)
 
@@ -452,6 +455,10 @@ class Feed:
             return
         feeds = {}
         for name, info in model.inputs.items():
+            request, first, count, _ = batch.pieces[0]
+            if count == model.units and not model.axis:  # one caller's rows, as they lie in memory
+                feeds[name] = request.inputs[name][first : first + count].reshape(info.shape)
+                continue
             array = np.zeros(info.shape, info.dtype)
             rows = model.by_unit(info, array, model.units)
             for request, first, count, place in batch.pieces:
