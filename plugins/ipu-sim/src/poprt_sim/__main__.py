@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
                 thread.join()
         # Programs free things at exit, too: only what is left after that has leaked.
         atexit._run_exitfuncs()
-        # That shut weakref.finalize down for good, by which the machine learns what the end of the program's module takes along.
+        # That shut weakref.finalize down for good, which tells the machine what dies with the program's module.
         setattr(weakref.finalize, "_shutdown", False)  # noqa: B010
         _tear_down()
     sys.modules["__main__"] = ours

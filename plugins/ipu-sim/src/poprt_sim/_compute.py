@@ -1,25 +1,33 @@
 """What a compiled model computes: its ONNX graph, run by ONNX Runtime.
 
 On one thread and without graph optimisation: each operator computes alone, in the graph's order, so a result is the same in
-every run. Half-precision operators that ONNX Runtime has no kernel for are computed in single precision and rounded, which is
-also what `partials_type` "float" means; "half" is not told apart (Decision: how an IPU's half partials round is not published).
+every run. A half-precision operator computes in single precision and rounds its results, whether or not a release of ONNX
+Runtime has a kernel for it; that is also what `partials_type` "float" means. "half" is not told apart (Decision: how an IPU's
+half partials round is not published). Operators inside bodies of If, Loop and Scan are left to ONNX Runtime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from poprt_sim import _graph
 from poprt_sim._popef import INDEX_INPUT, Popef, PopefError, TensorInfo
 
 Array = npt.NDArray[Any]
+
+#: Operators that move numbers or make them and round nothing, and those over sequences, whose elements have no type here.
+_NOT_ROUNDED: Final = frozenset(
+    "Cast Concat Constant ConstantOfShape Expand Flatten Gather Identity Reshape Shape Size Slice Split Squeeze Transpose "
+    "Unsqueeze SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
+    "SplitToSequence ConcatFromSequence Optional OptionalGetElement OptionalHasElement".split()
+)
 
 
 class ComputeError(RuntimeError):
@@ -52,6 +60,7 @@ class Program:
             _check_border("inputs", popef.inputs, _graph.graph_inputs(model))
             _check_border("outputs", popef.outputs, model.graph.output)
             self._take_out_weights(model, popef.anchors)
+            _round_halves(model)
         except _graph.GraphError as error:
             raise PopefError(f"the graph cannot be used: {error}") from error
         options = ort.SessionOptions()
@@ -165,3 +174,40 @@ def _check_border(what: str, claimed: tuple[TensorInfo, ...], values: Any) -> No
         found.append((value.name, _graph.dtype_of(value.type.tensor_type.elem_type), shape))
     if found != [(info.name, info.dtype, info.shape) for info in claimed]:
         raise PopefError(f"the graph's {what} are not those that the file names")
+
+
+def _round_halves(model: onnx.ModelProto) -> None:
+    """Make half-precision operators compute in single precision and round, in place.
+
+    ONNX Runtime would do so by itself where it has no kernel, but leaves the rounding out between two such operators.
+    """
+    graph = model.graph
+    known = _graph.infer(model)
+    halves = {name for name, value in known.items() if value.element == TensorProto.FLOAT16}
+    if not halves:
+        return
+    taken = set(known) | {name for node in _graph.nodes(graph) for name in (*node.input, *node.output)}
+    singles: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+
+    def fresh(name: str) -> str:
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        return name
+
+    for node in graph.node:
+        casts = []
+        if node.op_type not in _NOT_ROUNDED and halves.intersection(node.input) and not any(True for _ in _graph.bodies(node)):
+            for index, name in enumerate(node.input):
+                if name in halves:
+                    if name not in singles:
+                        singles[name] = fresh(f"{name}__single")
+                        nodes.append(helper.make_node("Cast", [name], [singles[name]], to=TensorProto.FLOAT))
+                    node.input[index] = singles[name]
+            for index, name in enumerate(node.output):
+                if name in halves:
+                    node.output[index] = fresh(f"{name}__raw")
+                    casts.append(helper.make_node("Cast", [node.output[index]], [name], to=TensorProto.FLOAT16))
+        nodes += [node, *casts]
+    _graph.replace(graph.node, nodes)

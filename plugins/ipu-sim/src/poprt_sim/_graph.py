@@ -55,20 +55,27 @@ def check(model: onnx.ModelProto) -> None:
     if any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in constants(model.graph)):
         raise GraphError("the graph has weights in other files: load it with onnx.load, which reads them")
     try:
-        onnx.checker.check_model(_without_foreign_nodes(model))
+        onnx.checker.check_model(_checkable(model))
     except Exception as error:  # ValidationError, or protobuf's
         raise GraphError(f"not a valid ONNX model: {error}") from error
 
 
-def _without_foreign_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with every domain declared: PopRT's own programs use operators of ai.graphcore without doing so."""
+def _checkable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model without what the checker rejects and no compiler minds.
+
+    PopRT's own programs use operators of ai.graphcore without declaring the domain, and outputs may leave their shape open.
+    """
     declared = {entry.domain for entry in model.opset_import}
     missing = {node.domain for node in nodes(model.graph)} - declared - {"", "ai.onnx"}
-    if not missing:
+    open_outputs = any(not value.type.tensor_type.HasField("shape") for value in model.graph.output)
+    if not missing and not open_outputs:
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
     result.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(missing))
+    for value in result.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     return result
 
 
@@ -212,16 +219,22 @@ def infer(model: onnx.ModelProto) -> dict[str, Value]:
     skeleton.CopyFrom(model)
     clamp_ir(skeleton)
     declared = {value.name: value.type.tensor_type.elem_type for value in skeleton.graph.output}
-    del skeleton.graph.value_info[:]
+    foreign = [node for node in nodes(skeleton.graph) if node.domain not in ONNX_DOMAINS]
+    domains = {node.domain for node in foreign} - {entry.domain for entry in skeleton.opset_import}
+    skeleton.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(domains))
+    made = {name for node in foreign for name in node.output}  # of these nothing but the claim is known
+    replace(skeleton.graph.value_info, [value for value in skeleton.graph.value_info if value.name in made])
     for value in skeleton.graph.output:
-        value.ClearField("type")
+        if value.name not in made:
+            value.ClearField("type")
+    strict = not foreign
     try:
         try:
-            inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=strict, data_prop=True)
         except onnx.shape_inference.InferenceError:
             # Following computed shapes fails, too, where two branches of an If use one name, which is legal. Without it less
             # is found, and what contradicts itself does so again.
-            inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
+            inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=strict)
     except Exception as error:  # InferenceError, or protobuf's
         raise GraphError(str(error)) from error
     known = {tensor.name: Value(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}

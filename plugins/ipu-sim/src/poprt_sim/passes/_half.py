@@ -1,9 +1,10 @@
 """Single to half precision: tensors become float16, borders included.
 
 Every float32 tensor of the main graph becomes float16. An operator that ONNX does not define for half precision at one of its
-inputs or outputs gets that one in single precision, with a Cast beside it. One that the caller excludes, or one with a body
-(If, Loop, Scan: Decision), gets all of them so. Constants become float16 within +-65500, and what is not zero does not become
-smaller than 1e-7, both as PopRT's benchmarks describe; a constant that is needed in single precision stays as it was.
+inputs or outputs gets that one in single precision, with a Cast beside it. One that the caller excludes, one with a body (If,
+Loop, Scan: Decision), and one that makes random numbers or windows gets all of them so. Constants become float16 within +-65500,
+and what is not zero does not become smaller than 1e-7, both as PopRT's benchmarks describe; a constant that is needed in single
+precision stays as it was.
 """
 
 from __future__ import annotations
@@ -24,19 +25,11 @@ SMALLEST: Final = 1e-7
 _SINGLE: Final = TensorProto.FLOAT
 _HALF: Final = TensorProto.FLOAT16
 
-#: Operators that take the type of their result from this attribute; without it the result is as the second entry says.
-_TYPED_BY_ATTRIBUTE: Final = {
-    "Cast": ("to", None),
-    "RandomNormal": ("dtype", _SINGLE),
-    "RandomUniform": ("dtype", _SINGLE),
-    "RandomNormalLike": ("dtype", None),
-    "RandomUniformLike": ("dtype", None),
-    "EyeLike": ("dtype", None),
-    "Bernoulli": ("dtype", None),
-    "HannWindow": ("output_datatype", _SINGLE),
-    "HammingWindow": ("output_datatype", _SINGLE),
-    "BlackmanWindow": ("output_datatype", _SINGLE),
-}
+#: Operators that make numbers: ONNX Runtime has no half-precision kernels for them.
+_GENERATORS: Final = frozenset(
+    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike EyeLike Bernoulli HannWindow HammingWindow "
+    "BlackmanWindow Multinomial".split()
+)
 
 
 def to_half(model: onnx.ModelProto, skip_op_types: Collection[str] = ()) -> onnx.ModelProto:
@@ -87,11 +80,11 @@ class _Half:
         del self._graph.value_info[:]
 
     def _add(self, node: onnx.NodeProto) -> None:
-        whole = node.op_type in self._skip or any(True for _ in _graph.bodies(node))
+        whole = node.op_type in self._skip | _GENERATORS or any(True for _ in _graph.bodies(node))
         single_inputs, single_outputs = self._singles_of(node)
         if whole:
             single_inputs, single_outputs = set(range(len(node.input))), set(range(len(node.output)))
-        if self._retype(node):
+        elif self._retype(node):
             single_outputs = set()
         for index, name in enumerate(node.input):
             if name in self._singles and index in single_inputs:
@@ -123,14 +116,9 @@ class _Half:
         if not any(name in self._singles for name in node.output):
             return False
         attributes = {attribute.name: attribute for attribute in node.attribute}
-        if node.op_type in _TYPED_BY_ATTRIBUTE:
-            name, otherwise = _TYPED_BY_ATTRIBUTE[node.op_type]
-            if name in attributes and attributes[name].i == _SINGLE:
-                attributes[name].i = _HALF
-                return True
-            if name not in attributes and otherwise == _SINGLE:
-                node.attribute.append(helper.make_attribute(name, int(_HALF)))
-                return True
+        if node.op_type == "Cast":
+            attributes["to"].i = _HALF
+            return True
         if node.op_type in ("Constant", "ConstantOfShape") and "value" in attributes:
             attributes["value"].t.CopyFrom(half_tensor(attributes["value"].t))
             return True
