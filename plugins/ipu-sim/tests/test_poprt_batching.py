@@ -103,6 +103,12 @@ def test_rows_that_come_just_as_the_timeout_ends_are_taken_along():
     assert counts() == (1, 1, 1)
 
 
+def test_rows_that_fill_the_batch_just_as_the_timeout_ends_are_no_flush():
+    target = runner()
+    Callers([(0, caller(target, 1)), (TIMEOUT_US, caller(target, 3, 50))]).run().raise_errors()
+    assert counts() == (1, 0, 0)
+
+
 def test_a_full_batch_does_not_wait_behind_a_slower_timeout():
     target = runner(timeout_us=1e6)
     callers = Callers([(k * 10, caller(target, 1, 10 * k)) for k in range(4)]).run().raise_errors()
@@ -552,6 +558,17 @@ def test_auto_reset_brings_the_device_back_for_the_next_request(error):
     assert testing.ledger().resets == 1
 
 
+def test_a_request_that_came_after_the_failure_is_served_after_the_reset(tmp_path):
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({"reset_us": 5000}))
+    testing.reset(device_time=str(path), faults=(Fault("device.run", 1, "application_runtime_error"),))
+    target = runner(auto_reset=True)
+    callers = Callers([(0, caller(target, 4)), (100, caller(target, 4, 50))]).run()
+    assert [str(error) for error in callers.errors] == ["application_runtime_error", "None"]
+    assert callers.ends == [0.0, 5000.0]
+    assert testing.ledger().resets == 1
+
+
 @pytest.mark.parametrize("error", ["recoverable_runtime_error:PARTITION_RESET", "unknown_runtime_error"])
 def test_what_a_reset_does_not_mend_is_not_reset(error):
     target = failing(error, auto_reset=True)
@@ -596,6 +613,27 @@ def test_workers_of_a_pool_merge():
         for turn in range(5):
             list(pool.map(lambda k: send(target, 1, 10 * k), range(8)))
             assert counts() == (turn + 1, 0, 0)
+
+
+def test_a_sleeper_that_a_caller_has_woken_is_waited_for():
+    """One caller sends alone while the other sleeps, wakes it, and sends again: the two merge, however late the other comes."""
+    target = runner()
+    alarms = [threading.Event() for _ in range(3)]
+
+    def waker():
+        for alarm in alarms:
+            send(target, 1)
+            alarm.set()
+            send(target, 1)
+
+    def sleeper():
+        for alarm in alarms:
+            alarm.wait(WAIT_S)
+            assert sum(range(100_000))  # a few milliseconds of real time, many glances
+            send(target, 3, 50)
+
+    Callers([(0, waker), (0, sleeper)]).run().raise_errors()
+    assert counts() == (6, 9, 3)
 
 
 def test_two_threads_without_thread_safe_are_undefined():
