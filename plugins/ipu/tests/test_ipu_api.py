@@ -2,6 +2,7 @@
 
 import datetime
 import gc
+import subprocess
 import sys
 
 import numpy as np
@@ -474,6 +475,13 @@ def test_without_poprt(monkeypatch):
     monkeypatch.delitem(sys.modules, "poprt")
     with pytest.raises(BackendUnavailableError, match=f"ipu: the Python package poprt is missing; .*{wheel}"):
         backend.check_usable()
+
+
+def test_listing_imports_neither_onnx_nor_an_sdk():
+    program = "import anybatch_ipu, poprt_sim.anybatch_backend, sys; print([n for n in sys.argv[1:] if n in sys.modules])"
+    names = ["onnx", "onnxruntime", "poprt", "anybatch_ipu"]
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, check=True)
+    assert done.stdout == "['anybatch_ipu']\n"
 
 
 def test_usable_is_looked_at_without_importing(monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from anybatch import Backend, ModelError, MultipleOf
 from anybatch.testing import BackendConformance, Gap
 from anybatch.testing.models import PROBES, ROWS_TIMES_3, SEVERAL
+from anybatch_ipu.compile import COMPILE_OPTIONS
 from poprt_sim import testing
 from poprt_sim.anybatch_backend import backend as ipu_sim
 
@@ -41,6 +42,9 @@ class _OnTheSimulator(BackendConformance):
     def open_options(self, model):
         told = {"rows_per_row": model.rows_per_row} if model is ROWS_TIMES_3 else {}
         return {**told, **self.options}
+
+    def compile_options(self, model):
+        return {name: value for name, value in self.open_options(model).items() if name in COMPILE_OPTIONS}
 
     def resources(self):
         account = testing.ledger()

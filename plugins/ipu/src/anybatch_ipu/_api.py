@@ -24,13 +24,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx
 
 import anybatch
 from anybatch_ipu.errors import PoprtUnavailableError, error_for
+
+if TYPE_CHECKING:  # backends are listed without onnx, which takes time to import
+    import onnx
 
 _RUNNERS: Final = ("Runner", "ModelRunner")
 _INPUTS: Final = ("get_execute_inputs", "get_model_inputs")
@@ -151,8 +153,7 @@ class Poprt:
         args: tuple[Any, ...] = (model,)
         if _needs_logger(converter.convert):
             args = (model, self.part("utils.get_logger")())
-        converted = self.call("converter.Converter.convert", converter.convert, *args)
-        assert isinstance(converted, onnx.ModelProto), f"Converter.convert returned {type(converted).__name__}"
+        converted: onnx.ModelProto = self.call("converter.Converter.convert", converter.convert, *args)
         return converted
 
     def compile(self, model: bytes, outputs: list[str], path: Path, options: Mapping[str, object]) -> None:

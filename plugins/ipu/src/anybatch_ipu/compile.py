@@ -23,12 +23,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
-
-import onnx
+from typing import TYPE_CHECKING, Any, Final
 
 import anybatch
 from anybatch_ipu._api import Poprt
+
+if TYPE_CHECKING:  # backends are listed without onnx, which takes time to import
+    import onnx
 
 __all__ = ["COMPILE_OPTIONS", "DEFAULT_BATCH_SIZE", "PRECISIONS", "CompileOptions", "compile_model"]
 
@@ -378,6 +379,8 @@ def _build(
 
 def _source(model: anybatch.Model, proto: onnx.ModelProto, job: _Job, options: CompileOptions) -> onnx.ModelProto:
     """Return the model that the converter gets: a copy, since it may write into it, with the weights inside."""
+    import onnx
+
     if job.frees:
         try:
             source = anybatch.free_batch(model, batch_axis=job.axes, rows_per_row=options.rows_per_row)
