@@ -653,7 +653,8 @@ def test_the_logger(capsys):
     logger = get_logger()
     assert (logger.name, logger.level) == ("poprt", logging.WARNING)
     assert get_logger() is logger
-    assert len([handler for handler in logger.handlers if type(handler) is logging.StreamHandler]) == 1
+    logger.warning("text")
+    assert capsys.readouterr().err.endswith("] text\n")
     formatted = logger.handlers[0].format(logger.makeRecord("poprt", 30, "/a/cli.py", 7, "text", (), None))
     assert formatted.endswith("WARNING poprt cli.py:7] text")
 

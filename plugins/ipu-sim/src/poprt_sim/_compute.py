@@ -24,9 +24,13 @@ Array = npt.NDArray[Any]
 
 #: Operators that move numbers or make them and round nothing, and those over sequences, whose elements have no type here.
 _NOT_ROUNDED: Final = frozenset(
-    "Cast Concat Constant ConstantOfShape Expand Flatten Gather Identity Reshape Shape Size Slice Split Squeeze Transpose "
-    "Unsqueeze SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
-    "SplitToSequence ConcatFromSequence Optional OptionalGetElement OptionalHasElement".split()
+    (
+        *("Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity"),
+        *("Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "SequenceAt"),
+        *("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength"),
+        *("SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement"),
+        *("OptionalHasElement"),
+    )
 )
 
 

@@ -65,11 +65,13 @@ class _Reader:
         self.at += 1
         return _scalar(text, number)
 
-    def _list(self, indent: int, depth: int) -> list[Any]:
+    def _list(self, indent: int, depth: int, *, below_key: bool = False) -> list[Any]:
         items = []
         while self.at < len(self.lines) and self.lines[self.at][1] == indent:
             number, _, text = self.lines[self.at]
             if text != "-" and not text.startswith("- "):
+                if below_key:
+                    break
                 self.refuse("expected another item of the list")
             rest = text[1:].strip()
             if rest:
@@ -96,7 +98,7 @@ class _Reader:
             if rest:
                 values[key] = _scalar(rest, number)
             elif self.at < len(self.lines) and self.lines[self.at][1] == indent and self.lines[self.at][2].startswith("-"):
-                values[key] = self._list(indent, depth + 1)  # a list may stand as far left as its key
+                values[key] = self._list(indent, depth + 1, below_key=True)  # a list may stand as far left as its key
             else:
                 values[key] = self._below(indent, depth)
         return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -24,11 +25,26 @@ __all__ = [
 _NAME = "poprt"
 
 
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic in the type checker only
+    """Writes to what sys.stderr is at that moment."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """Whatever somebody else puts here does not last."""
+
+
 def get_logger(name: str = _NAME) -> logging.Logger:
     """Return the logger "poprt": at level WARNING, to stderr, one line each with time, level, name and place."""
     logger = logging.getLogger(name)
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(filename)s:%(lineno)d] %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.WARNING)

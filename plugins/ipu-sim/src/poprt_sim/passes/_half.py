@@ -2,9 +2,9 @@
 
 Every float32 tensor of the main graph becomes float16. An operator that ONNX does not define for half precision at one of its
 inputs or outputs gets that one in single precision, with a Cast beside it. One that the caller excludes, one with a body (If,
-Loop, Scan: Decision), and one that makes random numbers or windows gets all of them so. Constants become float16 within +-65500,
-and what is not zero does not become smaller than 1e-7, both as PopRT's benchmarks describe; a constant that is needed in single
-precision stays as it was.
+Loop, Scan: Decision), and one that makes random numbers or windows gets all of them so. Constants become float16 within
++-65500, and what is not zero does not become smaller than 1e-7, both as PopRT's benchmarks describe; a constant that is needed
+in single precision stays as it was.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _HALF: Final = TensorProto.FLOAT16
 
 #: Operators that make numbers: ONNX Runtime has no half-precision kernels for them.
 _GENERATORS: Final = frozenset(
-    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike EyeLike Bernoulli HannWindow HammingWindow "
-    "BlackmanWindow Multinomial".split()
+    (
+        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "EyeLike", "Bernoulli"),
+        *("HannWindow", "HammingWindow", "BlackmanWindow", "Multinomial"),
+    )
 )
 
 
