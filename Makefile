@@ -38,6 +38,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/prior.py
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/ascend.py
+	$(BIN)/python benchmarks/ipu.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python plugins/ascend-sim/fuzz_om.py
