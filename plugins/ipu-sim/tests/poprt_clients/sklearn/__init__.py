@@ -1,0 +1,1 @@
+"""What benchmark.py takes from scikit-learn, so that this need not be installed."""
