@@ -203,7 +203,8 @@ def _from_runtime(value: Any) -> Array:
         return np.array(value.numpy())
     size = math.prod(value.shape()) * _BFLOAT16.itemsize
     memory = (ctypes.c_char * size).from_address(value.data_ptr()) if size else b""
-    return np.frombuffer(memory, _BFLOAT16).reshape(value.shape()).copy()
+    result: Array = np.frombuffer(memory, _BFLOAT16).reshape(value.shape()).copy()
+    return result
 
 
 def load_graph(content: bytes) -> onnx.ModelProto:

@@ -102,7 +102,7 @@ class Model:
 
     def by_unit(self, info: TensorInfo, array: Array, units: int) -> Array:
         """A view on a contiguous array whose first axis counts units."""
-        flat = array.reshape(-1)
+        flat: Array = array.reshape(-1)
         if flat.dtype != info.dtype:  # unchecked: the bytes are what they are
             flat = flat.view(np.uint8)[: array.nbytes // info.dtype.itemsize * info.dtype.itemsize].view(info.dtype)
         flat = flat[: math.prod(info.shape) // self.units * units]
