@@ -36,6 +36,7 @@ from anybatch import (
     ModelSpec,
     MultipleOf,
     Session,
+    check_launch,
     check_options,
     model_digest,
     read_model,
@@ -74,6 +75,32 @@ class Wrapped:
 
     def close(self) -> None:
         self.session.close()
+
+
+class BatchByBatch(Wrapped):
+    """Healthy: runs each batch of a multiple by itself, as PopRT does, where all outputs have rows."""
+
+    def execute(self, inputs, gear, out=None):
+        size, rows = self.batching.size, check_launch(self.spec, self.batching, inputs, gear)
+        if any(tensor.batch_axis is None for tensor in self.spec.outputs):
+            return self.session.execute(inputs, gear)
+        batches = [
+            self.execute_batch(
+                {
+                    t.name: inputs[t.name]
+                    if t.batch_axis is None
+                    else np.ascontiguousarray(t.rows_of(inputs[t.name], start, min(start + size, rows)))
+                    for t in self.spec.inputs
+                },
+                first=start == 0,
+            )
+            for start in range(0, rows, size)
+        ]
+        return {t.name: np.concatenate([batch[t.name] for batch in batches], t.batch_axis) for t in self.spec.outputs}
+
+    def execute_batch(self, inputs, *, first):
+        """Run up to one batch; `first` of its launch."""
+        return self.session.execute(inputs, self.batching.size)
 
 
 class WrappingBackend(FakeBackend):
@@ -196,6 +223,38 @@ class ClearsByMultiplying(Wrapped):
                 array *= 0
         results = self.session.execute(fill(self.spec, buffers, inputs), gear)
         return trim(self.spec, results, rows_in(self.spec, inputs))
+
+
+@mutant(MULTIPLE, test_no_stale_rows="after launches full of 1000", test_nan_and_inf_do_not_stick="after launches full of nan")
+class StaleTailOfAMultiple(StaleTail):
+    """The same, where any number of rows is padded to a multiple and run in one execution."""
+
+
+@mutant(
+    MULTIPLE,
+    test_no_stale_rows="launch of 1 at gear 4 after launches full of 1000",
+    test_nan_and_inf_do_not_stick="launch of 1 at gear 4 after launches full of nan",
+)
+class StaleTailOfABatch(BatchByBatch):
+    """One buffer for all batches, and no execution clears what the one before left."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.buffers = blank(session.spec, session.batching.size)
+
+    def execute_batch(self, inputs, *, first):
+        results = self.session.execute(fill(self.spec, self.buffers, inputs), self.batching.size)
+        return trim(self.spec, results, rows_in(self.spec, inputs))
+
+
+@mutant(MULTIPLE, test_no_stale_rows=r"launch of 7 at gear 8 after .* row 4 of 7", test_nan_and_inf_do_not_stick="row 4 of 7")
+class StaleTailOfTheLastBatch(StaleTailOfABatch):
+    """The buffer is cleared when a launch begins, and not between its batches: the last one sees rows of its own request."""
+
+    def execute_batch(self, inputs, *, first):
+        if first:
+            self.buffers = blank(self.spec, self.batching.size)
+        return super().execute_batch(inputs, first=first)
 
 
 @mutant(PADS, test_no_stale_rows="model 'coupled_wide'.* after launches full of 1000")
@@ -1243,6 +1302,11 @@ def test_mutant_is_caught(mutant: Mutant, check: str) -> None:
     assert re.search(mutant.caught_by[check], str(caught.value)), str(caught.value)
     raised_in = Path(traceback.extract_tb(caught.tb)[-1].filename).name
     assert raised_in == ("conformance.py" if caught.type is AssertionError else "_runner.py")
+
+
+@pytest.mark.parametrize("check", sorted(CHECKS))
+def test_a_session_that_runs_batch_by_batch_passes(check: str) -> None:
+    run_check(check, WrappingBackend(BatchByBatch, MULTIPLE), MULTIPLE)
 
 
 def test_there_are_many_mutants() -> None:

@@ -68,6 +68,8 @@ class Gears:
 class MultipleOf:
     """A launch takes any number of rows, and the runtime itself pads it with zeros to a multiple of `size`.
 
+    Whether it then runs that in one execution or in one per `size` rows is the runtime's own business.
+
     Raises:
         InputError: see `check_batch_sizes`.
     """
