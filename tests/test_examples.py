@@ -111,10 +111,27 @@ def demo(folder):
 
 def test_demo_classifies_every_request(python):
     output = python("examples/01_digits/demo.py")
-    assert output.count("588 of 600 digits right (98.0%); 600 of 600 rows equal to the one-row answer\n") == 4
+    assert output.count("588 of 600 digits right (98.0%); 600 of 600 rows equal to the one-row answer\n") == 6
     half = "600 of 600 rows equal to the one-row answer\n  of the CPU, within half precision: off by at most "
-    assert output.count("ascend-sim, a simulated card, gears 1, 4, 16, 64 ") == output.count(half) == 1
+    assert output.count("ascend-sim, a simulated card, gears 1, 4, 16, 64\n") == output.count(half) == 1
+    assert output.count("ipu-sim, a simulated IPU, batches of 16, padded by ") == 2
+    assert "padded by PopRT\n" in output
+    assert output.count("  at most 72 rows of padding (10.7%): rows of other requests fill batches too\n") == 1
+    assert "padded by anybatch\n" in output
+    assert output.count("  72 rows of padding (10.7%)\n") == 1
     assert output.endswith("\nevery row came back, right and in order\n")
+    assert "WARN" not in output
+
+
+def test_demo_shows_no_times_of_simulators(python):
+    output = python("examples/01_digits/demo.py")
+    sections = [section for section in output.split("\n\n") if "launches: " in section]
+    assert len(sections) == 6
+    simulated = ["-sim, a simulated " in section.splitlines()[0] for section in sections]
+    assert simulated == [False, False, False, True, True, True]
+    for section, is_simulated in zip(sections, simulated, strict=True):
+        assert bool(re.search(r"\d m?s\b", section)) != is_simulated, section
+        assert ("10 requests, 600 rows; no time to show: a simulator ran them\n" in section) == is_simulated
 
 
 def test_demo_says_what_it_leaves_out(place, monkeypatch, capsys):
@@ -123,6 +140,7 @@ def test_demo_says_what_it_leaves_out(place, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert output.count("one-row answer") == 3
     assert "the backend ascend-sim is not installed: pip install ./plugins/ascend ./plugins/ascend-sim\n" in output
+    assert output.count("the backend ipu-sim is not installed: pip install ./plugins/ipu ./plugins/ipu-sim\n") == 2
 
 
 def test_demo_fails_when_labels_are_wrong(place, tmp_path, capsys):
