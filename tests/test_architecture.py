@@ -38,6 +38,7 @@ ORDER = [
     "_runner",
     "_registry",
     "_freeing",
+    "_compiling",
     "",
     "testing.models",
     "testing.strategies",
@@ -60,7 +61,7 @@ ORDER = [
 
 # Libraries that only some modules may import, by the beginning of their names.
 ONLY_IN = {
-    "onnx": ("_artefacts", "_backend", "_freeing", "_onnx_spec", "_rebatch", "testing", "_cli.backends"),
+    "onnx": ("_artefacts", "_backend", "_compiling", "_freeing", "_onnx_spec", "_rebatch", "testing", "_cli.backends"),
     "onnxruntime": ("_backends",),
     "pluggy": ("_hookspecs", "_registry"),
     "pytest": ("testing",),

@@ -3,6 +3,15 @@
 from anybatch._artefacts import Kept, cache_folder, external_files, keep_artefact, model_digest
 from anybatch._backend import Backend, Compiled, Compiler, Model, Session, check_launch, check_options
 from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf, check_batch_sizes
+from anybatch._compiling import (
+    COMMON_OPTIONS,
+    CommonOptions,
+    CompiledFiles,
+    CompileJob,
+    check_compiled_for,
+    read_mapping,
+    read_path,
+)
 from anybatch._errors import (
     AnybatchError,
     BackendNotFoundError,
@@ -36,6 +45,7 @@ from anybatch._staging import Padding
 from anybatch._tensors import Array, Combine, Dim, ModelSpec, TensorSpec
 
 __all__ = [
+    "COMMON_OPTIONS",
     "POLICIES",
     "AffineCosts",
     "AnyBatch",
@@ -47,7 +57,10 @@ __all__ = [
     "Batching",
     "ClosedError",
     "Combine",
+    "CommonOptions",
+    "CompileJob",
     "Compiled",
+    "CompiledFiles",
     "Compiler",
     "ContractError",
     "Costs",
@@ -77,6 +90,7 @@ __all__ = [
     "available_backends",
     "cache_folder",
     "check_batch_sizes",
+    "check_compiled_for",
     "check_launch",
     "check_options",
     "compile",
@@ -88,7 +102,9 @@ __all__ = [
     "keep_artefact",
     "model_digest",
     "open",
+    "read_mapping",
     "read_model",
     "read_model_spec",
+    "read_path",
     "registry",
 ]

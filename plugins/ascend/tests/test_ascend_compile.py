@@ -4,11 +4,9 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -17,7 +15,7 @@ import acl_sim
 import anybatch
 from acl_sim import testing
 from acl_sim._om import PRECISION_MODES as PRECISION_MODES_OF_THE_SIMULATOR
-from anybatch import InputError, ModelError
+from anybatch import COMMON_OPTIONS, CommonOptions, InputError, ModelError
 from anybatch_ascend import _rules
 from anybatch_ascend.compile import COMPILE_OPTIONS, PRECISION_MODES, AtcModelError, CompileOptions, advice, compile_model
 from ascend_compile_tools import SCALE, SIM, SUCCEED, FakeAtc, options, parse
@@ -29,18 +27,18 @@ def fake(tmp_path):
 
 
 @pytest.fixture
-def compile_(tmp_path, fake):
+def compile_(tmp_path, fake, monkeypatch):
     """Compile a model, given in ONNX's text form, with the fake converter, into a cache of the test's own."""
 
-    def call(model, batch_sizes=None, atc=None, opset=17, output=None, progress=None, **given):
+    monkeypatch.setenv("ANYBATCH_CACHE_DIR", str(tmp_path / "cache"))
+
+    def call(model, batch_sizes=None, atc=None, opset=17, progress=None, **given):
         source = parse(model, opset=opset) if isinstance(model, str) else model
         return compile_model(
             source,
             batch_sizes=batch_sizes,
             options=options(**given),
             atc=atc or fake.command,
-            cache_folder=tmp_path / "cache",
-            output=output,
             progress=progress,
         )
 
@@ -67,17 +65,14 @@ def test_options_are_read():
     assert read == CompileOptions(
         soc_version="Ascend910B",
         precision_mode="force_fp32",
-        input_shape={"ids": (None, 128)},
         atc_options={"op_select_implmode": "high_precision", "log": "error", "quant_dumpable": "true", "aicore_num": "2"},
-        batch_axis={"ids": 0},
-        rows_per_row={"ids": 2},
-        cache_dir=Path("/somewhere"),
         compile_timeout_s=5.0,
+        common=CommonOptions({"ids": (None, 128)}, {"ids": 0}, {"ids": 2}, Path("/somewhere")),
     )
 
 
 def test_every_option_has_a_name_and_a_line_of_documentation():
-    assert set(COMPILE_OPTIONS) == set(CompileOptions.__dataclass_fields__)
+    assert set(COMPILE_OPTIONS) == set(CompileOptions.__dataclass_fields__) - {"common"} | set(COMMON_OPTIONS)
     documentation = sys.modules["anybatch_ascend.compile"].__doc__
     assert all(name in documentation for name in COMPILE_OPTIONS)
 
@@ -100,14 +95,8 @@ def test_the_chip_is_the_option_else_the_cards_own():
             "expected precision_mode or precision_mode_v2 in atc_options, got both",
         ),
         ({"input_shape": [1, 2]}, "expected input_shape to map names to values, got [1, 2]"),
-        ({"input_shape": {"x": 3}}, "input_shape of 'x': expected sizes such as [None, 3, 224, 224]"),
-        ({"input_shape": {"x": "3,4"}}, "input_shape of 'x': expected sizes"),
-        ({"input_shape": {"x": [None, None]}}, "None where the rows are and only there, got [None, None]"),
-        ({"input_shape": {"x": [None, 0]}}, "input_shape of 'x': expected sizes"),
-        ({"input_shape": {"x": [None, True]}}, "input_shape of 'x': expected sizes"),
         ({"insert_op_conf": "/nothing/aipp.cfg"}, "insert_op_conf: there is no file '/nothing/aipp.cfg'"),
         ({"insert_op_conf": 3}, "expected insert_op_conf to be a path, got 3"),
-        ({"cache_dir": ""}, "expected cache_dir to be a path, got ''"),
         ({"compile_timeout_s": 0}, "expected compile_timeout_s to be seconds above 0, got 0"),
         ({"compile_timeout_s": "5"}, "expected compile_timeout_s to be seconds above 0, got '5'"),
         ({"compile_timeout_s": float("nan")}, "expected compile_timeout_s to be seconds above 0, got nan"),
@@ -208,29 +197,6 @@ def test_input_shape_says_where_the_rows_are(compile_, fake):
     model = "g (float[a, b] x, float[c] z) => (float[a, b] y) { y = Neg(x) }"
     compile_(model, [2, 4], input_shape={"x": [6, None], "z": [3]})
     assert (fake.flags["input_shape"], fake.flags["dynamic_dims"]) == ("x:6,-1;z:3", "2;4")
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "input 'x' [rows, seq] has free dimensions beside its rows, and a compiled model has one size for each: "
-             "say which, such as input_shape={'x': [None, 128]}"),
-        ({"input_shape": {"q": [None, 4]}}, "input_shape names ['q'], which are no inputs of the model; these are ['x', 'z']"),
-        ({"input_shape": {"x": [None]}}, "input_shape of 'x': expected 2 dimensions, float32 [rows, seq], got 1: [None]"),
-        ({"input_shape": {"x": [None, 8], "z": [None, 8, 4]}},
-         "input_shape of 'z': axis 2 is 5 in the model, float32 [rows, seq, 5], got 4"),
-        ({"input_shape": {"x": [None, 8], "z": [None, 9, 5]}},
-         "the model calls this dimension 'seq', which is 8 elsewhere, got 9"),
-        ({"input_shape": {"x": [None, 8]}, "batch_axis": {"x": 1}},
-         "input_shape of 'x' has its rows on axis 0, batch_axis says 1"),
-    ],
-)  # fmt: skip
-def test_shapes_that_do_not_fit(compile_, fake, given, message):
-    model = "g (float[batch, seq] x, float[batch, seq, 5] z) => (float[batch, seq] y) { y = Neg(x) }"
-    with pytest.raises(InputError) as caught:
-        compile_(model, [2, 4], **given)
-    assert message in str(caught.value)
-    assert fake.calls == []
 
 
 @pytest.mark.parametrize(("model", "sizes"), [(SCALE, (1, 2, 4, 8, 16)), (SCALE.replace("rows", "6"), (6,))])
@@ -610,7 +576,7 @@ def test_advice(graph, sizes, opset, said):
 
 
 def test_advice_is_returned_and_logged(compile_, caplog):
-    caplog.set_level(logging.INFO, logger="anybatch_ascend")
+    caplog.set_level(logging.INFO, logger="anybatch")
     compiled = compile_(IMAGES, [1, 4], opset=19)
     assert len(compiled.advice) == 2
     assert [record.getMessage() for record in caplog.records] == list(compiled.advice)
@@ -681,15 +647,6 @@ def test_the_content_of_files_matters(compile_, conf, option):
     assert not compile_(IMAGES, [1, 8], **given).cached
 
 
-def test_external_data_matters(compile_, tmp_path):
-    (tmp_path / "model").mkdir()
-    path = with_external_data(tmp_path / "model", FIXED)
-    compile_(path, [4])
-    assert compile_(path, [4]).cached
-    (path.parent / "w.bin").write_bytes(np.zeros(6, np.float32).tobytes())
-    assert not compile_(path, [4]).cached
-
-
 def test_another_converter_matters(compile_, fake, tmp_path):
     compile_(SCALE, [1, 2])
     script = Path(fake.command[-1])
@@ -710,24 +667,7 @@ def test_the_backend_and_its_options_say_where(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("ANYBATCH_CACHE_DIR", str(tmp_path / "env"))
     assert compiled() == tmp_path / "env" / "ascend"
     assert compiled(backend="ascend-sim") == tmp_path / "env" / "ascend-sim"
-    assert compiled(cache_folder=tmp_path / "told") == tmp_path / "told" / "ascend"
-    assert compiled(cache_folder=tmp_path / "told", cache_dir=str(tmp_path / "own")) == tmp_path / "own"
-
-
-def test_a_cache_that_cannot_be_written(fake, tmp_path, monkeypatch):
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "file").write_text("in the way")
-    arguments = {"batch_sizes": [1], "options": options(cache_dir=str(tmp_path / "file" / "x")), "atc": fake.command}
-    with pytest.warns(RuntimeWarning, match="compiled into a temporary file"):
-        compiled = compile_model(parse(SCALE), **arguments)
-    assert compiled.temporary
-    assert compiled.path.read_bytes()[:4] == b"IMOD"
-    compiled.path.unlink()
-    with pytest.warns(RuntimeWarning, match="compiled into a temporary file"):
-        compiled = compile_model(parse(SCALE), **arguments, output=tmp_path / "mine.om")
-    assert (compiled.path, compiled.temporary) == (tmp_path / "mine.om", False)
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert compiled(cache_dir=str(tmp_path / "own")) == tmp_path / "own"
 
 
 def test_two_processes_that_compile_the_same(tmp_path):
@@ -754,48 +694,6 @@ def test_two_processes_that_compile_the_same(tmp_path):
     assert printed[0][0] == printed[1][0]
     assert sorted(cached for _, cached in printed) == ["False", "True"]
     assert len(fake.calls) == 1
-
-
-# --- the output ---
-
-
-def test_output_is_a_copy_in_its_place(compile_, fake, tmp_path):
-    output = tmp_path / "mine.om"
-    output.write_text("old")
-    compiled = compile_(SCALE, [1, 2], output=output)
-    assert (compiled.path, compiled.cached) == (output, False)
-    assert output.read_bytes()[:4] == b"IMOD"
-    assert compile_(SCALE, [1, 2], output=tmp_path / "again.om").cached
-    assert len(fake.calls) == 1
-    assert sorted(path.name for path in tmp_path.iterdir() if "om" in path.name) == ["again.om", "mine.om"]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("model", "expected a file that ends in .om"),
-        ("nowhere/model.om", "there is no folder"),
-        ("folder.om", "is a folder"),
-    ],
-)
-def test_output_that_cannot_be(compile_, fake, tmp_path, name, message):
-    (tmp_path / "folder.om").mkdir()
-    with pytest.raises(InputError, match=message):
-        compile_(SCALE, [1, 2], output=tmp_path / name)
-    assert fake.calls == []
-
-
-def test_output_that_cannot_be_written(compile_, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("shutil.copyfile", full)
-    with pytest.raises(InputError, match=r"mine.om' cannot be written: No space left on device"):
-        compile_(SCALE, [1, 2], output=tmp_path / "mine.om")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(InputError, match=r"mine.om': the folder cannot be written"):
-        compile_(SCALE, [1, 2], output=tmp_path / "mine.om")
-    assert not list(tmp_path.glob("*.om*"))
 
 
 # --- what the converter leaves ---

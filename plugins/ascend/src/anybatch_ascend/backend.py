@@ -30,9 +30,8 @@ from anybatch_ascend._acl import Acl
 from anybatch_ascend._aipp import AippParameters
 from anybatch_ascend._model import LOADS
 from anybatch_ascend._session import AscendSession, SessionOptions, open_session
-from anybatch_ascend.compile import COMPILE_OPTIONS, CompileOptions, compile_model
+from anybatch_ascend.compile import COMPILE_OPTIONS, OM, CompileOptions, compile_model
 
-_OM_MAGIC: Final = (0x444F4D49).to_bytes(4, "little")
 _SESSION_OPTIONS: Final = ("load", "slots", "callback_every", "acl_config", "aipp", "batch_axis", "rows_per_row")
 _CANN: Final = "pyACL comes with Huawei's CANN toolkit: install that, then `source /usr/local/Ascend/ascend-toolkit/set_env.sh`"
 
@@ -88,7 +87,7 @@ class AscendBackend:
         anybatch.check_options(options, {*_SESSION_OPTIONS, *COMPILE_OPTIONS}, backend=self.name)
         run = _session_options(options, model)
         acl = Acl(self._import_acl(), self.name)
-        if _is_compiled(model):
+        if OM.include(model):
             for name in options:
                 if name not in _SESSION_OPTIONS:
                     raise anybatch.InputError(
@@ -148,14 +147,8 @@ class AscendBackend:
         self, acl: Acl, model: Path | bytes, device: int, batch_sizes: Sequence[int] | None, options: SessionOptions
     ) -> AscendSession:
         session = open_session(acl, model, device=device, options=options)
-        if batch_sizes is None or tuple(batch_sizes) == session.batching.sizes:
-            return session
-        sizes = session.batching.sizes
-        session.close()
-        raise anybatch.ModelError(
-            f"{self.name}: expected a model compiled for the batch sizes {list(batch_sizes)}, this one has {list(sizes)}; "
-            "leave batch_sizes out, or open the .onnx it was made of, which compiles it anew"
-        )
+        anybatch.check_compiled_for(session, batch_sizes, backend=self.name)
+        return session
 
     def _import_acl(self) -> ModuleType:
         try:
@@ -169,24 +162,13 @@ class AscendBackend:
         return str(name) if name else None
 
 
-def _is_compiled(model: anybatch.Model) -> bool:
-    if isinstance(model, bytes):
-        return model[:4] == _OM_MAGIC
-    if not isinstance(model, Path):
-        return False
-    if model.suffix.lower() == ".om":
-        return True
-    with model.open("rb") as file:
-        return file.read(4) == _OM_MAGIC
-
-
 def _session_options(options: Mapping[str, object], model: anybatch.Model) -> SessionOptions:
     """Check the options that say how a model is run.
 
     Raises:
         InputError: one does not fit.
     """
-    load = options.get("load", "mem" if isinstance(model, bytes) and _is_compiled(model) else "file")
+    load = options.get("load", "mem" if isinstance(model, bytes) and OM.include(model) else "file")
     if load not in LOADS:
         raise anybatch.InputError(f"expected load to be one of {list(LOADS)}, got {load!r}")
     given = {name: options[name] for name in ("slots", "callback_every") if name in options}

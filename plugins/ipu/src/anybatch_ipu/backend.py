@@ -33,7 +33,7 @@ from typing import Any, Final
 import anybatch
 from anybatch_ipu._api import Poprt
 from anybatch_ipu._session import DEFAULT_TIMEOUT_NS, IpuSession, SessionOptions, open_session
-from anybatch_ipu.compile import COMPILE_OPTIONS, CompileOptions, compile_model, read_mapping
+from anybatch_ipu.compile import COMPILE_OPTIONS, POPEF, CompileOptions, compile_model
 from anybatch_ipu.errors import PoprtError, PoprtModelError
 
 _SESSION_OPTIONS: Final = (
@@ -107,7 +107,7 @@ class IpuBackend:
         run = _session_options(options)
         poprt = Poprt(self._import_poprt(), self.name)
         compiling = next((name for name in options if name not in _SESSION_OPTIONS), None)
-        if isinstance(model, Path) and model.suffix.lower() == ".popef":
+        if isinstance(model, Path) and POPEF.include(model):
             if compiling is not None:
                 raise anybatch.InputError(
                     f"{self.name}: option {compiling!r} is for compiling, and this .popef is compiled already"
@@ -172,15 +172,8 @@ class IpuBackend:
         self, poprt: Poprt, popef: Path, device: int, batch_sizes: Sequence[int] | None, options: SessionOptions
     ) -> IpuSession:
         session = open_session(poprt, popef, device=device, options=options)
-        batching = session.batching
-        size = batching.size if isinstance(batching, anybatch.MultipleOf) else batching.sizes[0]
-        if batch_sizes is None or tuple(batch_sizes) == (size,):
-            return session
-        session.close()
-        raise anybatch.ModelError(
-            f"{self.name}: expected a model compiled for the batch sizes {list(batch_sizes)}, this one has {size}; "
-            "leave batch_sizes out, or open the .onnx it was made of, which compiles it anew"
-        )
+        anybatch.check_compiled_for(session, batch_sizes, backend=self.name)
+        return session
 
     def _import_poprt(self) -> Any:
         try:
@@ -246,16 +239,12 @@ def _session_options(options: Mapping[str, object]) -> SessionOptions:
     asynchronous = options.get("execute_async", False)
     if not isinstance(asynchronous, bool):
         raise anybatch.InputError(f"expected execute_async to be True or False, got {asynchronous!r}")
-    runtime = read_mapping(options, "runtime_options")
-    for name in runtime:
-        if name in _OURS:
-            raise anybatch.InputError(f"runtime_options: {name!r} is not for there: {_OURS[name]}")
     return replace(
         run,
         timeout_ns=timeout,
         in_flight=in_flight,
         execute_async=asynchronous,
-        runtime_options=runtime,
-        batch_axis=read_mapping(options, "batch_axis"),
-        rows_per_row=read_mapping(options, "rows_per_row"),
+        runtime_options=anybatch.read_mapping(options, "runtime_options", elsewhere=_OURS),
+        batch_axis=anybatch.read_mapping(options, "batch_axis"),
+        rows_per_row=anybatch.read_mapping(options, "rows_per_row"),
     )
