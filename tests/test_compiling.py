@@ -27,7 +27,7 @@ from anybatch import (
 )
 
 FILES = CompiledFiles(".bin", b"BIN!")
-SCALE = "g (float[rows, 3] x) => (float[rows, 3] y) <float two = {2}> { y = Mul(x, two) }"
+SCALE = "g (float[rows, 3] x) => (float[?, 3] y) <float two = {2}> { y = Mul(x, two) }"
 SEQUENCES = "g (float[batch, seq] x, float[batch, seq, 5] z) => (float[batch, seq] y) { y = Neg(x) }"
 FIXED = "g (float[4, 3] x) => (float[4, 2] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }"
 
@@ -333,7 +333,8 @@ def test_output_that_cannot_be(compile_, tmp_path, name, message):
 
 
 def test_output_that_cannot_be_written(compile_, tmp_path, monkeypatch):
-    def full(*_):
+    def full(_, part):
+        part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", full)

@@ -80,7 +80,8 @@ class CommonOptions:
     """The options that all backends offer that compile ONNX models; `COMMON_OPTIONS` are their names.
 
     Attributes:
-        input_shape: by input name, its sizes, None where the rows are: for inputs with other free dimensions than their rows.
+        input_shape: by input name, the sizes of an input whose free dimensions are not only its rows, None where the rows are:
+            ``{"ids": (None, 128)}``. A dimension with a name is needed once, not in each input.
         batch_axis: by tensor name, as in `read_model_spec`; after construction also what `input_shape` says.
         rows_per_row: by tensor name, as in `read_model_spec`.
         cache_dir: where compiled models are kept; None is a folder named after the backend in `cache_folder`.
@@ -105,7 +106,7 @@ class CommonOptions:
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> CommonOptions:
-        """Read them from a backend's options; others are left to the backend.
+        """Read them from a backend's options; others are left to the backend. In `input_shape`, -1 is None as well.
 
         Raises:
             InputError: a value does not fit.

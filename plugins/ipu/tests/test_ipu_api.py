@@ -341,9 +341,6 @@ def test_a_baked_batch_is_freed(fake):
     compiled = anybatch.compile(parse(DOUBLE.replace("rows", "6")), backend=IpuBackend(poprt=lambda: fake), batch_sizes=[4])
     assert compiled.batch_sizes == (4,)
     assert fake.converters[-1]["input_shape"] == {"x": [4, 3]}
-    coupled = "g (float[6, 3] x) => (float[6, 3] y) { y = Softmax<axis = 0>(x) }"
-    with pytest.raises(ModelError, match=r"the model cannot be compiled for batch sizes \[4\]: .*rows influence one another"):
-        anybatch.compile(parse(coupled), backend=IpuBackend(poprt=lambda: fake), batch_sizes=[4])
 
 
 def test_free_dimensions_get_their_sizes(fake):

@@ -3,13 +3,10 @@
 Options, all optional but the first, which defaults to the card's own where there is one:
     soc_version: the chip, as ``npu-smi info`` or ``acl.get_soc_name()`` names it, such as ``"Ascend310P3"``.
     precision_mode: one of `PRECISION_MODES`; the vendor's default computes in half precision.
-    input_shape: by input name, the sizes of an input whose free dimensions are not only its rows: ``{"ids": [None, 128]}``,
-        None (or -1) where the rows are. A dimension with a name is needed once, not in each input.
     insert_op_conf: an AIPP configuration file.
     atc_options: further options of ``atc`` by name, such as ``{"op_select_implmode": "high_precision"}``.
-    batch_axis, rows_per_row: by tensor name, where the model does not tell; see `anybatch.read_model_spec`.
-    cache_dir: where compiled models are kept; default: ``ascend`` in `anybatch.cache_folder`.
     compile_timeout_s: how long ``atc`` may take; default: any time.
+    input_shape, batch_axis, rows_per_row, cache_dir: as every backend has them that compiles; see `anybatch.CommonOptions`.
 """
 
 from __future__ import annotations

@@ -3,12 +3,9 @@
 Options, all optional but the first, which defaults to the machine's own where there is an IPU:
     ipu_version: the hardware to compile for: ``"ipu21"`` for C600 cards, ``"ipu2"`` for M2000 and Bow machines.
     precision: ``"fp32"`` (default), ``"fp16"`` (inputs and outputs become float16 as well), ``"fp8"`` or ``"fp8_weight"``.
-    input_shape: by input name, the sizes of an input whose free dimensions are not only its rows: ``{"ids": [None, 128]}``,
-        None (or -1) where the rows are. A dimension with a name is needed once, not in each input.
     converter_options: further arguments of ``poprt.converter.Converter``, such as ``{"used_passes": ["gelu_pattern"]}``.
     compiler_options: fields of ``poprt.compiler.CompilerOptions``, such as ``{"num_io_tiles": 128, "batches_per_step": 16}``.
-    batch_axis, rows_per_row: by tensor name, where the model does not tell; see `anybatch.read_model_spec`.
-    cache_dir: where compiled models are kept; default: a folder named after the backend in `anybatch.cache_folder`.
+    input_shape, batch_axis, rows_per_row, cache_dir: as every backend has them that compiles; see `anybatch.CommonOptions`.
 
 An IPU program has one batch size. Without ``batch_sizes`` it is the one baked into the model, or else `DEFAULT_BATCH_SIZE`.
 """
@@ -128,7 +125,12 @@ def compile_model(
         BackendUnavailableError: this PopRT lacks something.
     """
     job = anybatch.CompileJob.plan(model, batch_sizes, options.common, files=POPEF, default=(DEFAULT_BATCH_SIZE,))
-    _check_one_batch_size(job.batch_sizes)
+    if len(job.batch_sizes) > 1:
+        sizes = list(job.batch_sizes)
+        raise anybatch.InputError(
+            f"expected one batch size, since an IPU holds one program, of one batch size, got {sizes}; any number of "
+            f"rows runs on any of them: take a large one for throughput, batch_sizes=[{sizes[-1]}], a small one to pad little"
+        )
     return job.compile(
         lambda path: _build(job, options, poprt, path, progress or (lambda _: None)),
         backend=poprt.backend,
@@ -144,19 +146,6 @@ def compile_model(
         output=output,
         progress=progress,
     )
-
-
-def _check_one_batch_size(sizes: Sequence[int]) -> None:
-    """Check that there is one batch size.
-
-    Raises:
-        InputError: there are several.
-    """
-    if len(sizes) > 1:
-        raise anybatch.InputError(
-            f"expected one batch size, since an IPU holds one program, of one batch size, got {list(sizes)}; any number of "
-            f"rows runs on any of them: take a large one for throughput, batch_sizes=[{sizes[-1]}], a small one to pad little"
-        )
 
 
 def _advice(spec: anybatch.ModelSpec, options: CompileOptions) -> tuple[str, ...]:
