@@ -297,6 +297,19 @@ def test_without_validation_wrong_sizes_are_undefined():
     assert [record.rule for record in testing.ledger().violations] == ["unchecked size"]
 
 
+def test_without_validation_a_wrong_dtype_is_undefined():
+    target = runner(validate_io_params=False)
+    inputs = {"X": np.ones((2, 2), np.int32), "Y": f32(2, 2)}
+    with pytest.raises(Violation, match=r"\[unchecked dtype\] input 'X': expected float32 .*, got int32 \[2, 2\]; PopRT casts"):
+        target.execute(inputs, {"O": f32(2, 2)})
+    testing.reset(device_time="none", strict=False)
+    target = runner(validate_io_params=False)
+    out = f32(2, 2)
+    target.execute(inputs, {"O": out})
+    assert out.view(np.int32).tolist() == [[1, 1], [1, 1]]
+    assert [record.rule for record in testing.ledger().violations] == ["unchecked dtype"]
+
+
 # A timeout of 0: wait for ever
 
 

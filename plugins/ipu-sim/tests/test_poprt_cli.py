@@ -115,6 +115,13 @@ def test_show(capsys, here):
     assert [path.name for path in here.iterdir()] == ["m.onnx"]
 
 
+def test_show_does_not_swallow_what_else_was_asked_for(capsys, here):
+    onnx.save(build([node("Relu", ["x"], ["y"])], [("x", F32, [4, 6])], [("y", F32, [4, 6])]), "m.onnx")
+    _, err = poprt(capsys, "-i", "m.onnx", "--show", "--export_popef", "--run", "--ipu_version", "ipu21")
+    assert [line.split("] ")[1].split()[0] for line in err.splitlines()] == ["Input", "Output", "Bs:", "Latency:", "Tput:"]
+    assert (here / "executable.popef").is_file()
+
+
 def test_passes(capsys, here):
     out, _ = poprt(capsys, "--list_all_passes")
     assert "gelu_pattern" in out.splitlines()

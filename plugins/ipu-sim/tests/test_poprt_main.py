@@ -1,5 +1,6 @@
 """`python -m poprt_sim`: unmodified programs, what they import and start, their exit status, the ledger."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -191,3 +192,11 @@ def test_serving_in_process():
     assert "poprt" not in sys.modules
     with pytest.raises(ModuleNotFoundError):
         import poprt
+
+
+def test_modules_that_are_left_out_say_so():
+    with _serve.served():
+        with pytest.raises(ModuleNotFoundError, match=r"has no module 'poprt.passes.pattern_helper': it is not simulated"):
+            importlib.import_module("poprt.passes.pattern_helper")
+        with pytest.raises(ImportError, match="cannot import name 'nothing_like_it'"):
+            exec("from poprt.passes import nothing_like_it", {})

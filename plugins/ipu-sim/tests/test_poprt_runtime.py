@@ -3,11 +3,14 @@
 import datetime
 import gc
 import json
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import poprt_sim
 from poprt_sim import _machine, runtime, testing
 from poprt_sim._popef import PopefError, write_popef
 from poprt_sim._profile import Profile, load_profile, presets
@@ -138,7 +141,10 @@ def test_fields_and_defaults_by_version():
         if version >= "1.2.0":
             assert (config.ring_buffer_size_multiplier, config.auto_reset) == (2, False)
         else:
-            with pytest.raises(AttributeError, match=f"RuntimeConfig of PopRT {version} has no field 'auto_reset'; it has"):
+            gone = f"RuntimeConfig of PopRT {version} has no field 'auto_reset', which came with 1.2.0; it has"
+            with pytest.raises(AttributeError, match=gone):
+                config.auto_reset  # noqa: B018 - reading it is the test
+            with pytest.raises(AttributeError, match=gone):
                 config.auto_reset = True
 
 
@@ -620,6 +626,58 @@ def test_configuration_from_variables():
 def test_machines_that_do_not_exist(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("DEVICES", "two", "POPRT_SIM_DEVICES=two: expected a whole number, got 'two'"),
+        ("DEVICES", "0", "POPRT_SIM_DEVICES=0: devices: expected 1 or more, got 0"),
+        ("LOST_DEVICES", "1,x", "POPRT_SIM_LOST_DEVICES=1,x: expected a whole number, got 'x'"),
+        ("GUARD_S", "soon", "POPRT_SIM_GUARD_S=soon: expected seconds, got 'soon'"),
+        ("STRICT", "maybe", "POPRT_SIM_STRICT=maybe: expected one of 1, true, yes, on, 0, false, no, off, got 'maybe'"),
+        ("VERSION", "9", "POPRT_SIM_VERSION=9: version: expected one of ('1.0.2', "),
+        ("FAULTS", "boom", "POPRT_SIM_FAULTS=boom: fault 'boom': expected FUNCTION:NTH:ERROR"),
+        ("FAULTS", "@/nowhere/faults", "POPRT_SIM_FAULTS=@/nowhere/faults: [Errno 2] No such file"),
+    ],
+)
+def test_a_variable_that_does_not_fit_is_named(name, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Config.from_environment({f"POPRT_SIM_{name}": text})
+
+
+def test_a_fault_in_a_function_that_does_not_exist_is_refused():
+    wanted = r"fault in runtime.Runner.exceute: expected 'device.run' or one of .*; did you mean 'runtime.Runner.execute'\?"
+    with pytest.raises(ValueError, match=wanted):
+        testing.reset(faults=(Fault("runtime.Runner.exceute"),))
+    testing.reset(faults=(Fault("converter.Converter"), Fault("device.run", 1, "unknown_runtime_error")))
+
+
+def test_every_module_whose_functions_faults_may_name_is_looked_at():
+    sources = Path(_machine.__file__).parent.glob("*.py")
+    having = {path.stem for path in sources if "\n@api(" in path.read_text() or "\n    @api(" in path.read_text()}
+    assert having - {"_machine"} == set(_machine.API_MODULES)  # that one shows how to use it
+
+
+def test_the_package_says_the_version_that_the_machine_presents():
+    testing.reset()
+    assert poprt_sim.__version__ == "1.5.0"
+    testing.reset(version="1.2.0")
+    assert poprt_sim.__version__ == "1.2.0"
+
+
+def test_a_violation_that_repeats_is_told_once_and_counted(capsys):
+    here = testing.reset(strict=False)
+    for _ in range(3):
+        here.violate("some rule", "some text")
+    here.violate("some rule", "other text")
+    assert capsys.readouterr().err.count("some text") == 1
+    text = testing.ledger().to_text()
+    assert "4 violations" in text
+    (line,) = [line for line in text.splitlines() if "some text" in line]
+    assert line.endswith(", 3 times")
+    assert "other text" in text
+    assert ", 1 times" not in text
 
 
 def test_tolerant_mode_writes_violations_down(capsys):

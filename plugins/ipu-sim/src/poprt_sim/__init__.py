@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "1.5.0"
+#: The version of PopRT that the simulated machine presents.
+__version__: str
 
 _SUBMODULES = (
     *("backend", "backends", "cli", "compiler", "converter", "frontend", "optimizer", "passes", "profile", "quantizer"),
@@ -46,6 +47,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("poprt_sim._machine").machine().version
     if name in _NAMES:
         return getattr(importlib.import_module(f"poprt_sim.{_NAMES[name]}"), name)
     if name in _SUBMODULES:

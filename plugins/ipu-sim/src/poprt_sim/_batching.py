@@ -261,8 +261,13 @@ class Feed:
         name = info.name
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{what} {name!r}: expected a numpy.ndarray, got {type(array).__name__}")
-        if array.dtype != info.dtype and (self.options.validate or array.dtype.hasobject):
-            raise RuntimeError(f"{what} {name!r}: expected {model.describe(info)}, got {_of(array)}; PopRT casts nothing")
+        if array.dtype != info.dtype:
+            text = f"{what} {name!r}: expected {model.describe(info)}, got {_of(array)}; PopRT casts nothing"
+            if self.options.validate or array.dtype.hasobject:
+                raise RuntimeError(text)
+            self.machine.violate(
+                "unchecked dtype", f"{text}: with validate_io_params False it takes the bytes for {info.dtype}"
+            )
         if not array.flags.c_contiguous:
             raise RuntimeError(f"{what} {name!r}: expected a C-contiguous array, got strides {array.strides} for {_of(array)}")
         if what == "output" and not array.flags.writeable:

@@ -173,11 +173,15 @@ class RuntimeConfig:
                 each.check(f"RuntimeConfig.{name}", value)
                 break
         else:
-            here = machine()
-            if here.strict:
-                names = ", ".join(each.name for each in fields())
-                raise AttributeError(f"RuntimeConfig of PopRT {here.version} has no field {name!r}; it has {names}")
+            if machine().strict:
+                raise _no_field(name)
         self.__dict__[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        """Reached for what is not there."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _no_field(name)
 
     def __eq__(self, other: object) -> bool:
         return self.__dict__ == other.__dict__ if isinstance(other, RuntimeConfig) else NotImplemented
@@ -208,6 +212,13 @@ def fields() -> tuple[Field, ...]:
     """The fields of the machine's version of PopRT."""
     here = machine()
     return tuple(each for each in FIELDS if here.speaks(each.since))
+
+
+def _no_field(name: str) -> AttributeError:
+    here = machine()
+    names = ", ".join(each.name for each in fields())
+    since = next((f", which came with {each.since}" for each in FIELDS if each.name == name), "")
+    return AttributeError(f"RuntimeConfig of PopRT {here.version} has no field {name!r}{since}; it has {names}")
 
 
 def nanoseconds(value: int | datetime.timedelta) -> int:

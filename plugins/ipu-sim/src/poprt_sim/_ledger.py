@@ -136,7 +136,9 @@ class Ledger:
         """The ledger for people: violations and leaks first."""
         leaks = self.leaks
         lines = [f"poprt_sim ledger: {len(self.violations)} violations, {len(leaks)} leaks"]
-        lines += [f"  violation [{v.rule}] {v.text} (at {v.site})" for v in self.violations]
+        for violation, times in Counter(self.violations).items():
+            again = f", {times} times" if times > 1 else ""
+            lines.append(f"  violation [{violation.rule}] {violation.text} (at {violation.site}){again}")
         lines += [f"  leak {leak.kind} {leak.what}, made at {leak.site}" for leak in leaks]
         rows = self.real_rows + self.padded_rows
         padding = f" ({self.padded_rows / rows:.1%} of all)" if rows else ""

@@ -13,7 +13,9 @@ Public functions run without the machine's lock; what touches its state takes it
 
 from __future__ import annotations
 
+import difflib
 import functools
+import importlib
 import math
 import os
 import sys
@@ -134,30 +136,63 @@ class Config:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Config:
         """The defaults, changed by the variables. POPRT_SIM_FAULTS has entries, or @FILE with one per line;
         POPRT_SIM_LOST_DEVICES numbers with commas; POPRT_SIM_VERSION may be empty for "every spelling".
+
+        Raises:
+            ValueError: a variable does not fit; it names the variable.
         """
         changes: dict[str, Any] = {}
         for entry in fields(cls):
-            text = environment.get(f"POPRT_SIM_{entry.name.upper()}")
+            variable = f"POPRT_SIM_{entry.name.upper()}"
+            text = environment.get(variable)
             if text is None:
                 continue
-            if entry.name in ("devices", "tiles", "tile_memory_bytes"):
-                changes[entry.name] = int(text)
-            elif entry.name == "guard_s":
-                changes[entry.name] = float(text)
-            elif entry.name == "strict":
-                changes[entry.name] = text.lower() not in ("0", "false", "no", "off")
-            elif entry.name == "version":
-                changes[entry.name] = text or None
-            elif entry.name == "faults":
-                if text.startswith("@"):
-                    with open(text[1:], encoding="utf-8") as file:  # noqa: PTH123
-                        text = file.read()
-                changes[entry.name] = parse_faults(text)
-            elif entry.name == "lost_devices":
-                changes[entry.name] = tuple(int(part) for part in text.split(",") if part.strip())
-            else:
-                changes[entry.name] = text
+            try:
+                changes[entry.name] = _READ.get(entry.name, str)(text)
+                cls(**{entry.name: changes[entry.name]})
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{variable}={text}: {error}") from error
         return cls(**changes)
+
+
+def _read_whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {text!r}") from None
+
+
+def _read_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"expected seconds, got {text!r}") from None
+
+
+def _read_switch(text: str) -> bool:
+    switches = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in switches:
+        raise ValueError(f"expected one of {', '.join(switches)}, got {text!r}")
+    return switches[text.lower()]
+
+
+def _read_faults(text: str) -> tuple[Fault, ...]:
+    if text.startswith("@"):
+        with open(text[1:], encoding="utf-8") as file:  # noqa: PTH123
+            text = file.read()
+    return parse_faults(text)
+
+
+#: How the text of a variable is read, where its field is no text.
+_READ: dict[str, Callable[[str], Any]] = {
+    "devices": _read_whole,
+    "tiles": _read_whole,
+    "tile_memory_bytes": _read_whole,
+    "guard_s": _read_seconds,
+    "strict": _read_switch,
+    "version": lambda text: text or None,
+    "faults": _read_faults,
+    "lost_devices": lambda text: tuple(_read_whole(part) for part in text.split(",") if part.strip()),
+}
 
 
 class Machine:
@@ -172,6 +207,7 @@ class Machine:
         self.clock = Clock(self.lock, config.guard_s, self.collect)
         self.devices = Devices(self)
         self.faults = config.faults
+        _check_faults(config.faults)
         # What finalizers have left to do. They may run in the midst of anything, on any thread, so they only append here.
         self.finalized: deque[Callable[[], None]] = deque()
 
@@ -206,10 +242,13 @@ class Machine:
             always: raise in tolerant mode, too: there is nothing to go on with.
             raises: False in finalizers, where raising reaches nobody.
         """
-        self.ledger.violations.append(ViolationRecord(rule, text, caller_site()))
+        record = ViolationRecord(rule, text, caller_site())
+        new = record not in self.ledger.violations
+        self.ledger.violations.append(record)
         if raises and (self.strict or always):
-            raise Violation(rule, f"{text} (at {caller_site()})")
-        print(f"poprt_sim: violation [{rule}] {text} (at {caller_site()})", file=sys.stderr)
+            raise Violation(rule, f"{text} (at {record.site})")
+        if new:
+            print(f"poprt_sim: violation [{rule}] {text} (at {record.site})", file=sys.stderr)
 
     def count(self, function: str) -> str | None:
         """Count a call; returns the text of the error that it is to fail with."""
@@ -250,6 +289,24 @@ class Machine:
             raise
 
 
+def _check_faults(faults: tuple[Fault, ...]) -> None:
+    """Refuse faults in functions that do not exist, which would never happen.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    unknown = [fault.function for fault in faults if fault.function not in {*FUNCTIONS, "device.run"}]
+    if not unknown:
+        return
+    for module in API_MODULES:  # which name their functions when they are imported
+        importlib.import_module(f"poprt_sim.{module}")
+    for name in unknown:
+        if name not in FUNCTIONS:
+            close = difflib.get_close_matches(name, FUNCTIONS, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"fault in {name}: expected 'device.run' or one of {', '.join(sorted(FUNCTIONS))}{hint}")
+
+
 _machine: Machine | None = None
 _creation = threading.Lock()
 
@@ -271,8 +328,9 @@ def replace_machine(config: Config | None = None, **changes: Any) -> Machine:
     return _machine
 
 
-#: The dotted names of all functions that `api` wraps.
+#: The dotted names of all functions that `api` wraps, and the modules that have them.
 FUNCTIONS: set[str] = set()
+API_MODULES = ("_runners", "backends", "compiler", "converter")
 
 
 def api(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

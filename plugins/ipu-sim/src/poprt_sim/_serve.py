@@ -48,7 +48,7 @@ class _Finder(MetaPathFinder):
             return None
         real = importlib.util.find_spec(_real(fullname))
         if real is None:
-            return None
+            raise ModuleNotFoundError(f"the simulator of PopRT has no module {fullname!r}: it is not simulated", name=fullname)
         spec = ModuleSpec(fullname, _Alias(), origin=real.origin, is_package=real.submodule_search_locations is not None)
         spec.has_location = real.has_location
         return spec

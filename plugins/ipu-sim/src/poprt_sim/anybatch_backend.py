@@ -18,7 +18,14 @@ except ImportError as error:
 
 def _import_simulator() -> ModuleType:
     import poprt_sim  # takes half a second: it brings ONNX Runtime
+    from poprt_sim._machine import machine
 
+    try:
+        machine()
+    except ValueError as error:
+        raise anybatch.BackendUnavailableError(
+            f"ipu-sim: the variables POPRT_SIM_* ask for no such machine: {error}"
+        ) from error
     return poprt_sim
 
 

@@ -167,7 +167,9 @@ def _work(options: argparse.Namespace) -> int:
     model = get_frontend(options.input_model, options.framework).load_model()
     if options.show:
         _show(model)
-        return 0
+        # Decision: it is all that is done, unless the command asks for a result as well.
+        if not (options.export_popef or options.run or options.output_model):
+            return 0
     if options.only_manual_sharding:
         if options.manual_sharding_config is None:
             raise CliError("--only_manual_sharding: expected --manual_sharding_config as well")

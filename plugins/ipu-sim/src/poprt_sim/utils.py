@@ -13,9 +13,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from poprt_sim import _graph
+from poprt_sim._unsimulated import NotSimulated
 
 __all__ = [
     "LazyImport",
+    "convert_float_to_uint8",
     "get_input_info_from_model_proto",
     "get_logger",
     "get_model_flops",
@@ -81,6 +83,15 @@ def get_model_flops(model: onnx.ModelProto) -> int:
     inlined = _graph.inline(model)
     known = _graph.infer(inlined)
     return sum(_graph.flops_of(node, known) for node in inlined.graph.node)
+
+
+def convert_float_to_uint8(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG001 - whatever they are
+    """Refuse: it makes the bytes of fp8 numbers.
+
+    Raises:
+        NotSimulated: always.
+    """
+    raise NotSimulated("utils.convert_float_to_uint8 is not simulated: there is no fp8 here")
 
 
 class LazyImport:
