@@ -200,9 +200,10 @@ def test_every_option_has_a_line_of_documentation():
     [
         ({"pad_by": "core"}, "expected pad_by to be 'runtime' or 'host', got 'core'"),
         ({"timeout_ns": 0}, "expected timeout_ns above 0: to PopRT 0 means to wait for ever"),
-        ({"timeout_ns": -1}, "expected timeout_ns to be an int of nanoseconds above 0, got -1"),
-        ({"timeout_ns": 0.3}, "expected timeout_ns to be an int of nanoseconds above 0, got 0.3"),
-        ({"timeout_ns": True}, "expected timeout_ns to be an int of nanoseconds above 0, got True"),
+        ({"timeout_ns": -1}, "expected timeout_ns to be an int of nanoseconds above 0 and below 2**63, got -1"),
+        ({"timeout_ns": 2**63}, "above 0 and below 2**63, got 9223372036854775808"),
+        ({"timeout_ns": 0.3}, "expected timeout_ns to be an int of nanoseconds above 0 and below 2**63, got 0.3"),
+        ({"timeout_ns": True}, "expected timeout_ns to be an int of nanoseconds above 0 and below 2**63, got True"),
         ({"in_flight": 0}, "expected in_flight to be an int of at least 1, got 0"),
         ({"execute_async": 1}, "expected execute_async to be True or False, got 1"),
         ({"runtime_options": {"timeout_ns": 5}}, "runtime_options: 'timeout_ns' is not for there: use the option timeout_ns"),

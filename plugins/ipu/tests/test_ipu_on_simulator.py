@@ -48,6 +48,29 @@ def test_every_version_runs(version, options, tmp_path):
     assert f"runtime.Runner.{descriptors}" in called
 
 
+def test_messages_name_the_version_that_is_there(tmp_path):
+    testing.reset(version="1.2.0")
+    with pytest.raises(anybatch.InputError, match=r"PopRT 1\.2\.0 takes the next free IPU .* \(1\.3 and later can\)"):
+        open_sim(cache_dir=tmp_path, device=2)
+
+
+def test_variables_that_ask_for_no_such_machine(monkeypatch):
+    monkeypatch.setattr("poprt_sim._machine._machine", None)
+    monkeypatch.setenv("POPRT_SIM_DEVICES", "two")
+    with pytest.raises(BackendUnavailableError, match="POPRT_SIM_DEVICES=two: expected a whole number, got 'two'"):
+        open_sim()
+    monkeypatch.delenv("POPRT_SIM_DEVICES")
+    monkeypatch.setenv("POPRT_SIM_DEVICE_TIME", "affine:20")
+    with pytest.raises(BackendUnavailableError, match="device-time model 'affine:20': expected"):
+        open_sim()
+
+
+def test_a_pass_that_does_not_exist(tmp_path):
+    """PopRT's KeyError holds a sentence; it is told without the quotes of a key."""
+    with pytest.raises(ModelError, match=r"Converter\.convert failed: no pass is registered as 'gelu'"):
+        open_sim(cache_dir=tmp_path, converter_options={"used_passes": ["gelu"]})
+
+
 def test_the_trace_of_the_vendors_page():
     """1, 4 and 7 rows on a program for 4: four runs, four rows of padding, two timeouts."""
     with open_sim() as runner:

@@ -45,6 +45,7 @@ _SESSION_OPTIONS: Final = (
     "batch_axis",
     "rows_per_row",
 )
+_LONGEST_NS: Final = 2**63 - 1  # PopRT counts in signed 64 bits
 _OURS: Final[Mapping[str, str]] = {
     "timeout_ns": "use the option timeout_ns",
     "batching_dim": "use the options pad_by and batch_axis",
@@ -226,8 +227,8 @@ def _session_options(options: Mapping[str, object]) -> SessionOptions:
     elif pad_by is not None:
         raise anybatch.InputError(f"expected pad_by to be 'runtime' or 'host', got {pad_by!r}")
     timeout = options.get("timeout_ns", DEFAULT_TIMEOUT_NS)
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise anybatch.InputError(f"expected timeout_ns to be an int of nanoseconds above 0, got {timeout!r}")
+    if not isinstance(timeout, int) or isinstance(timeout, bool) or not 0 <= timeout <= _LONGEST_NS:
+        raise anybatch.InputError(f"expected timeout_ns to be an int of nanoseconds above 0 and below 2**63, got {timeout!r}")
     if timeout == 0:
         raise anybatch.InputError(
             "expected timeout_ns above 0: to PopRT 0 means to wait for ever, so rows that fill no batch would never come back; "

@@ -145,7 +145,9 @@ def error_for(backend: str, function: str, cause: Exception) -> PoprtError:
         function: dotted name of the call, with ``poprt.``.
         cause: what it raised.
     """
-    detail = str(cause).strip() or type(cause).__name__
+    # A KeyError shows what it holds with quotes around it, which for a text are one pair too many.
+    text = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
+    detail = str(text).strip() or type(cause).__name__
     rule = next((rule for rule in RULES if rule.pattern.search(detail)), None)
     refused = isinstance(cause, (TypeError, ValueError))
     kind: Kind = rule.kind if rule else "bad request" if refused else "other"
@@ -161,7 +163,8 @@ def error_for(backend: str, function: str, cause: Exception) -> PoprtError:
         error = PoprtDeviceError(message, backend=backend, operation=function, status=None if kind == "other" else kind)
     else:
         chosen = {"caller": PoprtInputError, "model": PoprtModelError, "installation": PoprtUnavailableError}[move]
-        error = chosen(f"{backend}: {function} failed ({kind}): {message}")
+        what = "" if kind == "other" else f" ({kind})"
+        error = chosen(f"{backend}: {function} failed{what}: {message}")
     error.function, error.kind, error.detail = function, kind, detail
     error.tile, error.size_bytes = (int(place[1]), int(place[2])) if place else (None, None)
     return error
