@@ -310,6 +310,29 @@ def test_without_validation_a_wrong_dtype_is_undefined():
     assert [record.rule for record in testing.ledger().violations] == ["unchecked dtype"]
 
 
+def test_inputs_that_change_while_their_request_is_in_flight():
+    target = runner()
+    x, y, out = f32(3, 2), f32(3, 2), f32(3, 2)
+    sent = target.execute_async({"X": x, "Y": y}, {"O": out})
+    y[2, 1] = 7
+    with pytest.raises(Violation, match=r"\[arrays in use\] input 'Y' of the request made at .* changed before its results"):
+        sent.wait()
+    sent.wait()  # it has been told
+    sent = target.execute_async({"X": x, "Y": y}, {"O": out})
+    sent.wait()
+    y[2, 1] = 8  # its results are there: the array is the caller's again
+    sent.wait()
+    assert out[2, 1] == 7
+    assert len(testing.ledger().violations) == 1
+
+
+def test_results_may_go_where_the_inputs_are():
+    x = f32(3, 2) + 1
+    runner().execute({"X": x, "Y": f32(3, 2) + 2}, {"O": x})
+    assert (x == 3).all()
+    testing.assert_clean()
+
+
 # A timeout of 0: wait for ever
 
 

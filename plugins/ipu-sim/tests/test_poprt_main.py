@@ -200,3 +200,20 @@ def test_modules_that_are_left_out_say_so():
             importlib.import_module("poprt.passes.pattern_helper")
         with pytest.raises(ImportError, match="cannot import name 'nothing_like_it'"):
             exec("from poprt.passes import nothing_like_it", {})
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_program_runs(tmp_path):
+    done = run(tmp_path, "print('ran')", "--report", str(tmp_path / "no" / "r.json"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("python -m poprt_sim: error: [Errno 2] No such file or directory")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_command_on_a_machine_that_cannot_be(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "poprt_sim.cli", "--version"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": SOURCE, "POPRT_SIM_DEVICES": "two"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "poprt: error: POPRT_SIM_DEVICES=two: expected a whole number, got 'two'\n"

@@ -150,8 +150,10 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(options, name) is not None:
             changes[field] = getattr(options, name)
     try:
+        if options.report is not None:
+            options.report.write_text("")  # rather now than after the program
         machine = replace_machine(Config.from_environment(), **changes)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"python -m poprt_sim: error: {error}", file=sys.stderr)
         return 2
     _serve.install()

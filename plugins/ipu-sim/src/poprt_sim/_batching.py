@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -138,6 +139,7 @@ class Request:
         entered: when its last row found room in the ring buffer.
         done: when it succeeded or failed.
         error: why it failed.
+        marks: checksums of its inputs when it was made, by name; those that its own results overwrite have none.
     """
 
     model: int
@@ -153,6 +155,7 @@ class Request:
     entered: float | None = None
     done: float | None = None
     error: str | None = None
+    marks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -295,6 +298,7 @@ class Feed:
             self.machine.ledger.resets += 1
             self.free = max(self.free, thread.cursor) + self.machine.profile.reset_us
         self._check_in_use(request)
+        request.marks = _marks(request)
         thread.submissions += 1
         request.issued = max(thread.cursor, clock.now)
         request.order = (request.issued, clock.events, thread.number, thread.submissions)
@@ -326,6 +330,18 @@ class Feed:
                     continue
                 self.machine.violate("arrays in use", f"this request {what} the one made at {other.site}, which is in flight")
                 return
+
+    def check_unchanged(self, request: Request) -> None:
+        """When its caller first has its results: its inputs are what they were, for the device may have read them late.
+
+        Raises:
+            Violation: they are not.
+        """
+        before, request.marks = request.marks, {}
+        for name, mark in before.items():
+            if _mark(request.arrays[0][name]) != mark:
+                text = f"input {name!r} of the request made at {request.site} changed before its results were there"
+                self.machine.violate("arrays in use", text)
 
     def withdraw(self, request: Request) -> None:
         """Take back what of a request the device has not taken yet: its caller has given up."""
@@ -554,6 +570,15 @@ class Feed:
 
 def _of(array: Array) -> str:
     return f"{array.dtype} {list(array.shape)}"
+
+
+def _mark(array: Array) -> int:
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
+
+
+def _marks(request: Request) -> dict[str, int]:
+    written = [_range(array) for array in request.arrays[1].values()]
+    return {name: _mark(array) for name, array in request.arrays[0].items() if not _overlap([_range(array)], written)}
 
 
 def _range(array: Array) -> tuple[int, int]:

@@ -113,7 +113,7 @@ class ExecuteFuture:
 
         Raises:
             RuntimeError: the device failed.
-            Violation: nothing will ever complete the request.
+            Violation: nothing will ever complete the request; or its inputs changed before their results were there.
         """
         _wait_done(self._feed, self._request, "wait()")
 
@@ -128,6 +128,7 @@ def _wait_done(feed: Feed, request: Request, what: str) -> None:
             raise
         if request.error is not None:
             raise RuntimeError(request.error)
+        feed.check_unchanged(request)
 
 
 def popef_of(source: Any) -> Popef:
@@ -250,7 +251,7 @@ class _Runner:
         Raises:
             TypeError: not dictionaries of arrays.
             RuntimeError: a name, element type or size that does not fit, and nothing was executed; or the device failed.
-            Violation: arrays that another request uses, or a wait that nothing can end.
+            Violation: arrays that another request uses, inputs that another thread changed, or a wait that nothing can end.
         """
         feed, request = self._submit(input, output)
         here = self._machine

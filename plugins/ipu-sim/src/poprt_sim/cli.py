@@ -430,7 +430,8 @@ def _with_values(parser: argparse.ArgumentParser, base: argparse.Namespace, valu
 def entry() -> NoReturn:
     """Run the command as a process does."""
     status = main()
-    machine().collect()
+    if status == 0:  # else there may be no machine
+        machine().collect()
     sys.exit(status)
 
 
