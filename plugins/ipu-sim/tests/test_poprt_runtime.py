@@ -211,6 +211,30 @@ def test_configurations_compare_by_value_and_are_copied_by_runners():
     send(target, 1)
 
 
+def test_fields_and_defaults_of_pack_configurations():
+    assert {**vars(runtime.PackRunnerConfig()), "device_wait_config": None} == {
+        "runner_type": runtime.RunnerType.PackRunner,
+        "device_wait_config": None,
+        "timeout_microseconds": 0,
+        "compile_batch_size": -1,
+        "max_valid_num": 0,
+        "dynamic_input_name": "",
+        "unpack_info_input_name": "",
+        "mask_name": "",
+        "dynamic_group": [],
+        "algorithm": runtime.PackAlgorithm.next_fit,
+        "disable_data_across_rows": False,
+        "enable_padding_remove": False,
+        "delimiter_num": 0,
+        "enable_prefetch_datastreams": True,
+    }
+    assert runtime.PackRunnerConfig().device_wait_config == runtime.DeviceWaitConfig(1, 6)
+    by_position = runtime.PackRunnerConfig(15000, 40, "input_ids", "unpack_info")
+    assert (by_position.timeout_microseconds, by_position.max_valid_num) == (15000, 40)
+    assert (by_position.dynamic_input_name, by_position.unpack_info_input_name) == ("input_ids", "unpack_info")
+    assert [each.name for each in runtime.PackAlgorithm] == ["next_fit", "first_fit"]
+
+
 def test_pack_configurations_exist_and_running_them_is_refused():
     config = runtime.PackRunnerConfig(timeout_microseconds=15000, max_valid_num=40, dynamic_input_name="input_ids")
     assert type(config) == runtime.PackRunnerConfig  # noqa: E721 - as a published program asks
@@ -218,19 +242,14 @@ def test_pack_configurations_exist_and_running_them_is_refused():
     config.algorithm = runtime.PackAlgorithm.first_fit
     config.enable_input_single_row_mode("attention_mask", "unpack_info", 1)
     assert (config.mask_name, config.unpack_info_input_name, config.delimiter_num) == ("attention_mask", "unpack_info", 1)
+    assert (config.disable_data_across_rows, config.enable_padding_remove) == (True, False)
     config.enable_padding_remove_mode("mask", ["input_ids", "mask"])
     assert (config.mask_name, config.dynamic_group) == ("mask", ["input_ids", "mask"])
+    assert config.enable_padding_remove
     with pytest.raises(NotSimulated, match=r"running a pack .* is not simulated"):
         runtime.Runner(adder(), config)
     with pytest.raises(NotSimulated, match=r"PackRunner.* is not simulated"):
         runtime.PackRunner(adder(), config)
-
-
-def test_host_concat_is_refused():
-    config = runtime.HostConcatRunnerConfig()
-    config.host_concat_config = {"merged": runtime.HostConcatConfig()}
-    with pytest.raises(NotSimulated, match=r"HostConcatRunner.* is not simulated: run the unmerged model"):
-        runtime.HostConcatRunner(adder(), config)
 
 
 # What a runner takes and says of itself
@@ -543,6 +562,7 @@ def exercise():
     weights.update_weights()
     weights.stop()
     weights.reload()
+    runtime.HostConcatRunner(adder(opaque_blobs=(("HostConcatRunnerConfig", "[]"),)))
 
 
 def test_every_function_is_exercised():

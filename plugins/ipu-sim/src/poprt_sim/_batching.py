@@ -33,18 +33,15 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from poprt_sim._compute import Program
+from poprt_sim._compute import Array, Run
 from poprt_sim._popef import INDEX_INPUT, Popef, TensorInfo
 
 if TYPE_CHECKING:
     from poprt_sim._machine import Machine
-
-Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +167,10 @@ class Batch:
 class Feed:
     """The queue and the pipeline of one loaded runner. Every method is called with the machine's lock held."""
 
-    def __init__(self, machine: Machine, popef: Popef, program: Program, options: Options, start: float) -> None:
+    def __init__(self, machine: Machine, popef: Popef, run: Run, options: Options, start: float) -> None:
         self.machine = machine
         self.popef = popef
-        self.program = program
+        self.run = run
         self.options = options
         self.models = [Model(each, options.axis) for each in popef.graphs or (popef,)]
         self.queue: list[Request] = []
@@ -486,7 +483,7 @@ class Feed:
                 rows[place : place + count] = request.inputs[name][first : first + count]
             feeds[name] = array
         try:
-            batch.outputs = self.program.run(feeds)
+            batch.outputs = self.run(feeds)
         except RuntimeError as failure:
             raise RuntimeError(f"application_runtime_error: {failure}") from failure
 

@@ -8,8 +8,8 @@ half partials round is not published). Operators inside bodies of If, Loop and S
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from poprt_sim import _graph
 from poprt_sim._popef import INDEX_INPUT, Popef, PopefError, TensorInfo
 
-Array = npt.NDArray[Any]
+Array: TypeAlias = npt.NDArray[Any]
+#: As `Program.run`.
+Run: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 #: Operators that move numbers or make them and round nothing, and those over sequences, whose elements have no type here.
 _NOT_ROUNDED: Final = frozenset(

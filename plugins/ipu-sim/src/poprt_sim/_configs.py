@@ -231,7 +231,8 @@ def nanoseconds(value: int | datetime.timedelta) -> int:
 class PackRunnerConfig:
     """How a pack runner packs samples. It can be made and filled; running it is not simulated.
 
-    Unknown attributes are kept: a published program misspells one.
+    Unknown attributes are kept: a published program misspells one. Decision: names that no program uses are the snake_case of
+    the C++ ones.
     """
 
     def __init__(
@@ -251,21 +252,21 @@ class PackRunnerConfig:
         self.mask_name = ""
         self.dynamic_group: list[str] = []
         self.algorithm = PackAlgorithm.next_fit
-        self.single_row_mode = False
-        self.padding_remove_mode = False
+        self.disable_data_across_rows = False
+        self.enable_padding_remove = False
         self.delimiter_num = 0
         self.enable_prefetch_datastreams = True
 
     def enable_input_single_row_mode(self, mask_name: str, unpack_info_name: str = "", delimiter_num: int = 0) -> None:
         """Samples do not cross rows."""
-        self.single_row_mode = True
+        self.disable_data_across_rows = True
         self.mask_name = mask_name
         self.unpack_info_input_name = unpack_info_name or self.unpack_info_input_name
         self.delimiter_num = delimiter_num
 
     def enable_padding_remove_mode(self, mask_name: str, dynamic_group: list[str]) -> None:
         """The caller's padding is stripped, by the mask, from the inputs of the group."""
-        self.padding_remove_mode = True
+        self.enable_padding_remove = True
         self.mask_name = mask_name
         self.dynamic_group = list(dynamic_group)
 
@@ -279,7 +280,13 @@ class LightRunnerConfig:
 
 
 class HostConcatConfig:
-    """Which inputs are sent as one. Kept; running it is not simulated."""
+    """Which inputs are sent as one: a merged input of the compiled model, and the names of those in it, in their order.
+
+    Attributes:
+        shape, data_size_bytes: of the merged input.
+    """
+
+    __slots__ = ("data_size_bytes", "input_tensor_names", "shape", "tensor_name")
 
     def __init__(self) -> None:
         self.tensor_name = ""
@@ -289,13 +296,33 @@ class HostConcatConfig:
 
 
 class HostConcatRunnerConfig:
-    """How a host-concat runner behaves. Kept; running it is not simulated."""
+    """How a host-concat runner behaves; it knows no other field than these (Decision: no other was seen).
+
+    Attributes:
+        check_package_hash, ring_buffer_size_multiplier, timeout_ns: as in `RuntimeConfig`.
+        host_concat_config: what is sent as one; empty: what the PopEF says.
+    """
+
+    __slots__ = ("check_package_hash", "host_concat_config", "ring_buffer_size_multiplier", "timeout_ns")
 
     def __init__(self) -> None:
         self.check_package_hash = True
         self.ring_buffer_size_multiplier = 2
-        self.timeout_ns = 10_000_000
+        self.timeout_ns: int | datetime.timedelta = 10_000_000
         self.host_concat_config: dict[str, HostConcatConfig] = {}
+
+    def check(self) -> None:
+        """Check what a runner is given.
+
+        Raises:
+            TypeError: a field holds what it does not take.
+        """
+        for each in FIELDS:
+            if each.name in self.__slots__:
+                each.check(f"HostConcatRunnerConfig.{each.name}", getattr(self, each.name))
+        entries = self.host_concat_config
+        if not isinstance(entries, dict) or not all(isinstance(entry, HostConcatConfig) for entry in entries.values()):
+            raise TypeError(f"HostConcatRunnerConfig.host_concat_config: expected names and HostConcatConfigs, got {entries!r}")
 
 
 AnyConfig: TypeAlias = RuntimeConfig | PackRunnerConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from poprt_sim._configs import (
     nanoseconds,
 )
 from poprt_sim._devices import Claim, Device
+from poprt_sim._host_concat import Merge, described, merging, unmerged
 from poprt_sim._ledger import caller_site
 from poprt_sim._machine import IPU_VERSIONS, Machine, api, machine
 from poprt_sim._popef import Popef, TensorInfo, read_popef
@@ -150,7 +151,13 @@ class _Loaded:
     """A model on its device: what a runner has between construction (or reload) and destruction (or stop)."""
 
     def __init__(
-        self, here: Machine, popef: Popef, options: Options, pinned: Mapping[int, Any], wait: DeviceWaitConfig
+        self,
+        here: Machine,
+        popef: Popef,
+        merges: Sequence[Merge],
+        options: Options,
+        pinned: Mapping[int, Any],
+        wait: DeviceWaitConfig,
     ) -> None:
         self.machine = here
         what = f"the runner of {popef.name!r}"
@@ -176,7 +183,7 @@ class _Loaded:
                 self.claims.append(here.devices.attach(popef.num_ipus, "runner", what, wait_s))
             thread = here.clock.thread()
             thread.cursor += here.profile.attach_us
-            self.feed = Feed(here, popef, program, options, thread.cursor)
+            self.feed = Feed(here, unmerged(popef, merges), merging(program.run, merges), options, thread.cursor)
         self.program = program
 
     def close(self, how: str, moment: float, *, raises: bool) -> None:
@@ -201,14 +208,21 @@ class _Runner:
 
     _loaded: _Loaded | None
 
-    def _start(self, source: Any, options: Options, pinned: Mapping[int, Any], wait: DeviceWaitConfig) -> None:
+    def _start(
+        self,
+        popef: Popef,
+        options: Options,
+        pinned: Mapping[int, Any],
+        wait: DeviceWaitConfig,
+        merges: Sequence[Merge] = (),
+    ) -> None:
         self._machine = machine()
-        self._popef = popef_of(source)
+        self._popef, self._merges = popef, merges
         self._options, self._pinned, self._wait = options, dict(pinned), wait
         self._load()
 
     def _load(self) -> None:
-        loaded = self._loaded = _Loaded(self._machine, self._popef, self._options, self._pinned, self._wait)
+        loaded = self._loaded = _Loaded(self._machine, self._popef, self._merges, self._options, self._pinned, self._wait)
 
         def gone() -> None:
             moment = loaded.machine.clock.cursor_here()
@@ -289,7 +303,7 @@ class _Runner:
     @api("runtime.Runner.get_execute_inputs")
     def get_execute_inputs(self) -> list[DataDesc]:
         """What one call of execute needs, at the compiled shapes. New descriptors in each call."""
-        return _describe(self._popef.inputs)
+        return _describe(unmerged(self._popef, self._merges).inputs)
 
     @spelling("1.1.0")
     @api("runtime.Runner.get_execute_outputs")
@@ -300,7 +314,7 @@ class _Runner:
     @api("runtime.Runner.get_model_inputs")
     def get_model_inputs(self) -> list[DataDesc]:
         """What the model takes: `get_execute_inputs`, and the weights that may be updated."""
-        return _describe(self._popef.inputs) + _describe(self._popef.anchors, stored=True)
+        return _describe(unmerged(self._popef, self._merges).inputs) + _describe(self._popef.anchors, stored=True)
 
     @api("runtime.Runner.get_model_outputs")
     def get_model_outputs(self) -> list[DataDesc]:
@@ -355,7 +369,7 @@ class Runner(_Runner):
         if not isinstance(config, RuntimeConfig):
             raise TypeError(f"config: expected a RuntimeConfig or PackRunnerConfig, got {type(config).__name__}")
         wait = vars(config)["device_wait_config"]
-        self._start(popef, _options(config), vars(config).get("replica_id_to_device") or {}, wait)
+        self._start(popef_of(popef), _options(config), vars(config).get("replica_id_to_device") or {}, wait)
 
 
 class ModelRunner(Runner):
@@ -367,15 +381,6 @@ class PackRunner:
 
     def __init__(self, popef: Any, config: Any) -> None:  # noqa: ARG002
         raise NotSimulated("running a pack (PackRunner) is not simulated: use a Runner with a RuntimeConfig")
-
-
-class HostConcatRunner:
-    """A runner that sends many small inputs as one. Refused: not simulated."""
-
-    def __init__(self, executable: Any, config: HostConcatRunnerConfig) -> None:  # noqa: ARG002
-        raise NotSimulated(
-            "joining inputs on the host (HostConcatRunner) is not simulated: run the unmerged model with a Runner"
-        )
 
 
 class LightRunner(_Runner):
@@ -394,7 +399,7 @@ class LightRunner(_Runner):
         if not isinstance(config, LightRunnerConfig):
             raise TypeError(f"config: expected a LightRunnerConfig, got {type(config).__name__}")
         self._staged: dict[str, npt.NDArray[Any]] = {}
-        self._start(executable, Options(), config.replica_to_device, DeviceWaitConfig())
+        self._start(popef_of(executable), Options(), config.replica_to_device, DeviceWaitConfig())
 
     @api("runtime.LightRunner.set_input_anchor")
     def set_input_anchor(self, name: str, value: npt.NDArray[Any]) -> None:
@@ -430,7 +435,8 @@ class LightRunner(_Runner):
                 ),
                 "update_weights(), which waits for requests in flight,",
             )
-            feed.program.update(self._staged)
+            assert self._loaded is not None
+            self._loaded.program.update(self._staged)
             thread.cursor = max(thread.cursor, feed.free) + self._machine.profile.weights_us(
                 sum(each.nbytes for each in self._staged.values())
             )
@@ -460,6 +466,44 @@ class LightRunner(_Runner):
         if self._loaded is not None:
             raise RuntimeError("the runner is on its device: call stop() before reload()")
         self._load()
+
+
+class HostConcatRunner(_Runner):
+    """A runner of a model whose small inputs were merged: a caller sends the small ones, and one goes to the device.
+
+    Which ones were merged says the configuration, or where it says nothing, the PopEF; see `poprt_sim._host_concat`. Decision:
+    otherwise like a `Runner` without dynamic batch size, since its configuration has no `batching_dim`.
+
+    Raises:
+        TypeError: other arguments, or a value in the configuration of another type.
+        RuntimeError: as `Runner`; nothing says what was merged, what says so does not fit the model, or models are fused.
+    """
+
+    @api("runtime.HostConcatRunner")
+    def __init__(self, executable: Any, config: HostConcatRunnerConfig | None = None) -> None:
+        config = HostConcatRunnerConfig() if config is None else config
+        if not isinstance(config, HostConcatRunnerConfig):
+            raise TypeError(f"config: expected a HostConcatRunnerConfig, got {type(config).__name__}")
+        config.check()
+        popef = popef_of(executable)
+        if popef.graphs:
+            raise RuntimeError(f"{popef.name!r} holds fused models, which HostConcatRunner does not run: use a Runner")
+        merges = _merges(popef, config) if config.host_concat_config else described(popef)
+        options = Options(
+            timeout_us=nanoseconds(config.timeout_ns) / 1e3 or math.inf,
+            ring_batches=config.ring_buffer_size_multiplier,
+        )
+        self._start(popef, options, {}, DeviceWaitConfig(), merges)
+
+
+def _merges(popef: Popef, config: HostConcatRunnerConfig) -> list[Merge]:
+    merges = []
+    for key, each in config.host_concat_config.items():
+        try:
+            merges.append(Merge.of(popef, each.tensor_name, each.input_tensor_names, each.shape, each.data_size_bytes))
+        except ValueError as error:
+            raise RuntimeError(f"host_concat_config[{key!r}]: {error}") from error
+    return merges
 
 
 class DeviceManager:
