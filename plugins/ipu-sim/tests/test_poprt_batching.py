@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -558,6 +559,23 @@ def test_the_batch_size_timeout_replaces_the_other_where_it_is_enabled():
     begin = testing.now_us()
     send(target, 1)
     assert testing.now_us() - begin == 50
+
+
+def test_a_look_at_the_other_threads_leaves_nothing_to_collect():
+    """A frame in a variable of its own function would keep every thread's frames alive."""
+    target = runner()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        # This thread holds the machine up until it is seen to sleep.
+        Callers([(0, caller(target, 1)), (0, caller(target, 1))]).run().raise_errors()
+        gc.collect()
+        assert not [each for each in gc.garbage if isinstance(each, FrameType) and each.f_code.co_name == "_glance"]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 # Device errors

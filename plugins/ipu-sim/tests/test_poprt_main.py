@@ -117,6 +117,19 @@ def test_what_the_end_of_the_program_frees_has_not_leaked(tmp_path, ending):
     assert "Exception ignored" not in done.stderr
 
 
+def test_what_dies_with_the_program_says_so(tmp_path):
+    """Nothing of the program runs any more, and the simulator's own file is nobody's mistake."""
+    program = MODEL + (
+        "runner = runtime.Runner(compiled())\nx = np.zeros([4, 2], np.float32)\n"
+        "future = runner.execute_async({'X': x, 'Y': x}, {'O': np.zeros([4, 2], np.float32)})\n"
+    )
+    done = run(tmp_path, program, "--check")
+    assert done.returncode == 3
+    assert "violation [requests in flight] the runner of 'adder' was deleted with 1 requests in flight" in done.stderr
+    assert "(at the end of the program)" in done.stderr
+    assert "__main__.py" not in done.stderr
+
+
 def test_options_make_the_machine(tmp_path):
     program = MODEL + (
         "print(runtime.DeviceManager().get_num_devices(), runtime.DeviceManager().ipu_hardware_version())\n"

@@ -282,6 +282,7 @@ class Clock:
                     thread.state = "running"  # somebody has woken it
                     thread.cursor = max(thread.cursor, self._floor())
             thread.place = place
+        del frames  # our own frame is among them: a cycle
         if restless and time.monotonic() < self._patience[1]:
             return
         for thread in others:

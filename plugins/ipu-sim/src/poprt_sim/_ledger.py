@@ -11,10 +11,15 @@ from typing import Any
 
 
 def caller_site() -> str:
-    """`file:line` of the innermost frame outside the simulator: whoever is to be told."""
+    """`file:line` of the innermost frame outside the simulator: whoever is to be told.
+
+    Where `python -m poprt_sim` itself comes first, the program has ended and its objects die.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__") or ""  # None in a module that the interpreter has emptied
+        if getattr(frame.f_globals.get("__spec__"), "name", "") == "poprt_sim.__main__":  # it may be called __main__
+            return "the end of the program"
         if name != "poprt_sim" and not name.startswith("poprt_sim."):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         if frame.f_back is None:

@@ -193,7 +193,9 @@ class Converter:
             _graph.check(converted)
             _graph.infer(_graph.inline(converted))
         except Exception as error:  # the converter raises what it likes where it has no way
-            log.warning("opset %d cannot be converted to %d, it stays: %s", current, wanted, str(error).splitlines()[0])
+            # What it says is an assertion of its C++, of use to nobody who converts a model.
+            log.warning("opset %d stays: ONNX cannot convert this model to convert_version %d", current, wanted)
+            log.debug("ONNX's version converter: %s", error)
             return model
         return converted
 
