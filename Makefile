@@ -3,7 +3,7 @@
 #   make test    set up, then run the tests
 #   make check   set up, then format, lint, types and tests: what CI runs
 #   make bench   set up, then the benchmarks, peers beside us
-#   make fuzz    set up, then feed ten thousand damaged and hostile model files to the Ascend simulator
+#   make fuzz    set up, then feed each simulator ten thousand damaged and hostile model files
 #   make format  rewrite the sources as `make check` wants them
 #   make clean   remove the virtual environment
 
@@ -42,6 +42,7 @@ bench: $(VENV)/.bench
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python plugins/ascend-sim/fuzz_om.py
+	$(BIN)/python plugins/ipu-sim/fuzz_popef.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

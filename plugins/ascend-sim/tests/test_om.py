@@ -22,6 +22,7 @@ from tiny_models import add2, conv, convert, dense, pair
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import fuzz_om
+from fuzz_om import fuzzing
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_a_file_that_claims_other_shapes_than_its_graph_has(tmp_path):
 
 def test_mutations_never_crash():
     """A few hundred of what `make fuzz` does ten thousand of."""
-    answers, failures = fuzz_om.survey(fuzz_om.read_and_run, range(400))
+    answers, failures = fuzzing.survey(fuzz_om.read_and_run, range(400))
     assert failures == []
     assert {"145006", "507011", "ran"} <= set(answers) <= {"145006", "145002", "507011", "ran"}
     assert answers.total() == 400
@@ -170,7 +171,7 @@ def planted(seed):
 
 def test_the_fuzzer_sees_what_it_is_for(capfd):
     done = []
-    answers, failures = fuzz_om.survey(
+    answers, failures = fuzzing.survey(
         planted, range(2, 13), seconds_each=0.5, progress=lambda count, failure: done.append((count, failure))
     )
     assert [seed for seed, _ in failures] == [3, 5, 7, 9, 11]
@@ -184,14 +185,14 @@ def test_the_fuzzer_sees_what_it_is_for(capfd):
 
 
 def test_reading_that_takes_memory_is_a_failure(monkeypatch):
-    peaks = iter([1000, 1000 + (fuzz_om.BOMB_BYTES >> 10) + 1024])
-    monkeypatch.setattr(fuzz_om.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=next(peaks)))
+    peaks = iter([1000, 1000 + (fuzzing.BOMB_BYTES >> 10) + 1024])
+    monkeypatch.setattr(fuzzing.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=next(peaks)))
     with pytest.raises(MemoryError, match=r"reading [0-9]+ bytes took [0-9]+ bytes"):
         fuzz_om.read_and_run(1)
 
 
 def test_the_fuzzers_exit_status(monkeypatch, capsys):
     for failures, answers, status in [([], {"ran": 1}, 0), ([(1, "x")], {"ran": 1}, 1), ([], {"145006": 9}, 1)]:
-        monkeypatch.setattr(fuzz_om, "survey", lambda *_, f=failures, a=answers, **__: (Counter(a), f))
-        assert fuzz_om.main(["--mutations", "9"]) == status
+        monkeypatch.setattr(fuzzing, "survey", lambda *_, f=failures, a=answers, **__: (Counter(a), f))
+        assert fuzzing.main(fuzz_om.read_and_run, "", ["--mutations", "9"]) == status
     assert "9 mutations in 0 s: 145006 9; 0 failures" in capsys.readouterr().out
