@@ -106,6 +106,21 @@ def test_several_merged_inputs_of_several_requests_in_flight():
         np.testing.assert_array_equal(outputs["y"], expected)
 
 
+def test_a_small_input_may_have_the_name_of_a_merged_one():
+    model = build([node("Sub", ["p", "q"], ["y"])], [("p", F32, [2, 3]), ("q", F32, [2, 3])], [("y", F32, [2, 3])])
+    described = [
+        {"tensor_name": "p", "input_tensor_names": ["a", "b"], "shape": [2, 3], "data_size_bytes": 24},
+        {"tensor_name": "q", "input_tensor_names": ["p", "q"], "shape": [2, 3], "data_size_bytes": 24},
+    ]
+    options = CompilerOptions()
+    options.opaque_blobs = {sHostConcatRunnerConfig: json.dumps(described)}
+    target = runtime.HostConcatRunner(Compiler.compile(model, ["y"], options))
+    rows = np.array([[1, 2, 3], [40, 50, 60], [500, 600, 700], [8000, 9000, 10000]], np.float32)
+    outputs = {"y": np.zeros((2, 3), np.float32)}
+    target.execute(dict(zip("abpq", rows, strict=True)), outputs)
+    np.testing.assert_array_equal(outputs["y"], rows[:2] - rows[2:])
+
+
 def test_it_describes_the_small_inputs():
     target = runtime.HostConcatRunner(executable(constant_weights=False))
     assert [(each.name, each.shape, each.size_in_bytes) for each in target.get_execute_inputs()] == [

@@ -65,7 +65,7 @@ def described(popef: Popef) -> list[Merge]:
     """Return what the compiler wrote down.
 
     Raises:
-        RuntimeError: nothing.
+        RuntimeError: it wrote down nothing.
         PopefError: what it wrote down does not fit the model.
     """
     text = dict(popef.opaque_blobs).get(sHostConcatRunnerConfig)
@@ -100,11 +100,11 @@ def unmerged(popef: Popef, merges: Sequence[Merge]) -> Popef:
 
 def merging(run: Run, merges: Sequence[Merge]) -> Run:
     """Return `run`, fed with the inputs of `unmerged` instead of the compiled ones."""
+    small = {name for merge in merges for name in merge.names}
 
     def run_merged(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        feeds = dict(inputs)
-        for merge in merges:
-            feeds[merge.tensor.name] = np.stack([feeds.pop(name) for name in merge.names])
+        feeds = {name: array for name, array in inputs.items() if name not in small}
+        feeds |= {merge.tensor.name: np.stack([inputs[name] for name in merge.names]) for merge in merges}
         return run(feeds)
 
     return run_merged
