@@ -20,6 +20,7 @@ a caller that has only just been started is not overtaken.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
@@ -303,8 +304,10 @@ def resting_place(thread: threading.Thread | None, frames: dict[int, FrameType])
     frame = frames.get(thread.ident)
     if frame is None or (frame.f_globals.get("__name__") or "").partition(".")[0] == "poprt_sim":
         return None
+    # After a fork, Python up to 3.12 still has the native id that the thread had in the parent.
+    native_id = os.getpid() if thread is threading.main_thread() else thread.native_id
     try:
-        with open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+        with open(f"/proc/self/task/{native_id}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
             state = file.read().rpartition(")")[2].split()[0]
     except OSError:
         return None
