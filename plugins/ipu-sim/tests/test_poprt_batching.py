@@ -237,6 +237,17 @@ def test_a_tensor_without_the_batch_allows_whole_batches_only():
         target.execute({"X": x[:3]}, {"O": out})
 
 
+def test_an_input_without_the_batch_allows_whole_batches_only():
+    """The first tensor that does not fit decides, whatever those behind it look like."""
+    shapes = {"X": (4, 2), "Table": (3, 2)}
+    target = runner(Executable(popef_of([helper.make_node("Identity", ["X"], ["O"])], shapes, {"O": (4, 2)})))
+    x, out = np.arange(16, dtype=np.float32).reshape(8, 2), f32(8, 2)
+    target.execute({"X": x, "Table": f32(6, 2)}, {"O": out})
+    np.testing.assert_array_equal(out, x)
+    with pytest.raises(RuntimeError, match=r"no other number of rows, because 'Table' has shape \[3, 2\], without 4 on axis 0"):
+        target.execute({"X": x[:3], "Table": f32(3, 2)}, {"O": out[:3]})
+
+
 # What is refused, each with nothing executed
 
 
@@ -284,6 +295,7 @@ def test_outputs_must_be_writable_and_everything_an_array():
     refused("output 'O': expected an array that can be written", {"X": f32(1, 2), "Y": f32(1, 2)}, {"O": out})
     refused("expected a numpy.ndarray, got list", {"X": [[1.0, 2.0]], "Y": f32(1, 2)}, {"O": f32(1, 2)}, TypeError)
     refused("input: expected a dict of name and numpy.ndarray, got list", [f32(1, 2)], {"O": f32(1, 2)}, TypeError)
+    refused("^output: expected a dict of name and numpy.ndarray, got list", {"X": f32(1, 2), "Y": f32(1, 2)}, [], TypeError)
 
 
 def test_without_validation_wrong_sizes_are_undefined():
@@ -296,6 +308,9 @@ def test_without_validation_wrong_sizes_are_undefined():
     target.execute({"X": f32(2, 2) + 1, "Y": f32(2, 2) + 2}, {"O": out})
     assert out.tolist() == [[3, 3]]
     assert [record.rule for record in testing.ledger().violations] == ["unchecked size"]
+    with pytest.raises(RuntimeError, match="the arrays are shorter than one compiled batch"):
+        target.execute({"X": f32(0, 2), "Y": f32(0, 2)}, {"O": f32(0, 2)})
+    assert testing.ledger().runs == 1
 
 
 def test_without_validation_a_wrong_dtype_is_undefined():
@@ -499,6 +514,14 @@ def test_overlapped_io_pushes_a_lone_request_through_with_dummies():
     send(target, 4)
     assert (testing.ledger().runs, testing.ledger().dummy_runs) == (1, 2)
     assert testing.now_us() - begin == 2 * TIMEOUT_US
+
+
+def test_overlapped_io_runs_no_dummies_for_nobody():
+    target = runner(adder(batches_per_step=16, num_io_tiles=192))
+    for turn in range(1, 4):
+        send(target, 4)
+        assert (testing.ledger().runs, testing.ledger().dummy_runs) == (turn, 2 * turn)
+        testing.spend_us(10 * TIMEOUT_US)
 
 
 def test_overlapped_io_needs_no_push_at_the_end_of_a_step():

@@ -275,6 +275,7 @@ def test_descriptors():
     assert isinstance(desc, runtime.DataDesc)
     assert (desc.name, desc.shape, desc.size_in_bytes, desc.popef_contains_tensor_data) == ("X", [4, 2], 16, False)
     assert desc.numpy_data_type() == "float16"
+    assert not runtime.DataDesc("X", 16, [4, 2], np.float16).popef_contains_tensor_data
     assert np.zeros(desc.shape, desc.numpy_data_type()).astype(desc.numpy_data_type()).dtype == np.float16
     desc.shape[0] = 1
     assert target.get_execute_inputs()[0].shape == [4, 2]

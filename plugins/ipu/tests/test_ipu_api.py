@@ -61,6 +61,14 @@ def test_every_version_runs(version, asynchronous, tmp_path, monkeypatch):
     assert fake.alive == 0
 
 
+@pytest.mark.parametrize(("ns", "us"), [(1, 1), (1_000, 1), (1_001, 2), (300_000, 300), (10_000_000, 10_000)])
+def test_a_timeout_is_rounded_up_to_what_a_timedelta_can_say(ns, us, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANYBATCH_CACHE_DIR", str(tmp_path))
+    fake = FakePoprt("1.1.0")
+    with open_on(fake, timeout_ns=ns):
+        assert fake.configs[0].timeout_ns == datetime.timedelta(microseconds=us)
+
+
 def test_a_package_without_a_part_is_refused(fake):
     del fake.runtime.Runner
     with pytest.raises(BackendUnavailableError, match=r"PopRT 1.5.0 has no poprt.runtime.Runner: install one of the versions"):
@@ -177,6 +185,12 @@ def test_a_popef_is_loaded_again_where_the_likely_way_to_pad_was_wrong(fake, tmp
 
 
 def test_in_flight(fake):
+    with open_on(fake, batch_sizes=[1]) as runner:
+        assert runner.concurrency == 8
+    with open_on(fake, pad_by="host") as runner:
+        assert runner.concurrency == 16
+    with open_on(fake, in_flight=1) as runner:
+        assert runner.concurrency == 1
     with open_on(fake, batch_sizes=[16]) as runner:
         assert runner.concurrency == 32
     with open_on(fake, batch_sizes=[100]) as runner:
@@ -205,9 +219,12 @@ def test_every_option_has_a_line_of_documentation():
         ({"timeout_ns": 0.3}, "expected timeout_ns to be an int of nanoseconds above 0 and below 2**63, got 0.3"),
         ({"timeout_ns": True}, "expected timeout_ns to be an int of nanoseconds above 0 and below 2**63, got True"),
         ({"in_flight": 0}, "expected in_flight to be an int of at least 1, got 0"),
+        ({"in_flight": True}, "expected in_flight to be an int of at least 1, got True"),
+        ({"in_flight": "4"}, "expected in_flight to be an int of at least 1, got '4'"),
         ({"execute_async": 1}, "expected execute_async to be True or False, got 1"),
         ({"runtime_options": {"timeout_ns": 5}}, "runtime_options: 'timeout_ns' is not for there: use the option timeout_ns"),
         ({"runtime_options": {"batching_dim": 0}}, "use the options pad_by and batch_axis"),
+        ({"runtime_options": {"replica_id_to_device": {}}}, "'replica_id_to_device' is not for there: use device"),
         ({"runtime_options": [1]}, "expected runtime_options to map names to values, got [1]"),
         (
             {"runtime_options": {"ring_bufer": 1}},
