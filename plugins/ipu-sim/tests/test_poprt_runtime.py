@@ -125,13 +125,21 @@ def test_fields_and_defaults_by_version():
         "1.1.0": old | {"check_package_hash"},
         "1.2.0": old | {"check_package_hash", "ring_buffer_size_multiplier", "auto_reset"},
     }
+    newest = expected["1.2.0"] | {
+        "runner_type",
+        "flush_on_waiting_outputs",
+        "batch_size_timeout_ns",
+        "data_parallel_timeout_ns",
+        "is_batch_size_timeout_enabled",
+        "request_tracepoints_buffer_size",
+        "replica_id_to_device",
+        "flush_by_name",
+    }
     for version in VERSIONS:
         testing.reset(version=version)
         config = runtime.RuntimeConfig()
-        if version in expected:
-            assert set(vars(config)) == expected[version]
-        else:
-            assert len(vars(config)) == 16
+        assert set(vars(config)) == expected.get(version, newest)
+        if version >= "1.3.0":
             assert config.runner_type == runtime.RunnerType.ModelRunner
             assert (config.batch_size_timeout_ns, config.request_tracepoints_buffer_size) == (2**63 - 1, 1000)
             assert not config.replica_id_to_device
@@ -349,10 +357,19 @@ def test_a_device_belongs_to_one_runner_until_it_is_deleted():
     testing.assert_clean()
 
 
-def test_a_runner_waits_for_a_device_as_it_is_told():
+@pytest.mark.parametrize(
+    ("wait", "released", "ends"),
+    [
+        ((10, 2), 3e6, 4e6),  # attempts at 0, 2, 4, ... s
+        ((3, 2), 2.5e6, 3e6),  # and at the end of the time
+        ((1, 6), 0.5e6, 1e6),
+        ((1, 0), 2500, 3000),  # never less than 1 ms apart
+    ],
+)
+def test_a_runner_waits_for_a_device_as_it_is_told(wait, released, ends):
     testing.reset(devices=1, device_time="none")
     config = runtime.RuntimeConfig()
-    config.device_wait_config = runtime.DeviceWaitConfig(10, 2)
+    config.device_wait_config = runtime.DeviceWaitConfig(*wait)
     holder = [runtime.Runner(adder())]
 
     def release():
@@ -362,8 +379,19 @@ def test_a_runner_waits_for_a_device_as_it_is_told():
     def get():
         send(runtime.Runner(adder(), config))
 
-    callers = Callers([(0, get), (3e6, release)]).run().raise_errors()
-    assert callers.ends[0] == 4e6, "attempts at 0, 2 and 4 s"
+    callers = Callers([(0, get), (released, release)]).run().raise_errors()
+    assert callers.ends[0] == ends
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, "1", True, None])
+def test_a_wait_for_a_device_is_in_whole_seconds(value):
+    config = runtime.DeviceWaitConfig()
+    for name in ("timeout_sec", "sleep_time_sec"):
+        with pytest.raises(TypeError, match=rf"DeviceWaitConfig.{name}: expected a whole number from 0 to .*, got {value!r}"):
+            setattr(config, name, value)
+    assert config == runtime.DeviceWaitConfig(1, 6)
+    with pytest.raises(AttributeError, match="timeout_s"):
+        config.timeout_s = 1
 
 
 def test_a_model_for_several_ipus():
@@ -389,9 +417,9 @@ def test_a_pinned_device():
     config.replica_id_to_device[0] = runtime.DeviceManager().get_specific_device(2)
     target = runtime.Runner(adder(), config)
     send(target)
-    assert {leak.what for leak in testing.ledger().leaks} == {
-        "get_specific_device(2) on IPU 2",
-        "the runner of 'tiny' on IPU 2",
+    assert {(leak.kind, leak.what) for leak in testing.ledger().leaks} == {
+        ("device", "get_specific_device(2) on IPU 2"),
+        ("runner", "the runner of 'tiny' on IPU 2"),
     }
     with pytest.raises(
         RuntimeError, match=r"cannot load on IPU 2: the runner of 'tiny', made at .* is there; stop or delete it first"

@@ -35,11 +35,21 @@ class DeviceWaitConfig:
     """How long a runner waits for a device, and how long it sleeps between two attempts.
 
     Decision: the Python names are the snake_case of the C++ ones; no program that sets them was found.
+
+    Raises:
+        TypeError: a field is given anything but whole seconds, 0 or more.
+        AttributeError: there is no such field.
     """
+
+    __slots__ = ("sleep_time_sec", "timeout_sec")
 
     def __init__(self, timeout_sec: int = 1, sleep_time_sec: int = 6) -> None:
         self.timeout_sec = timeout_sec
         self.sleep_time_sec = sleep_time_sec
+
+    def __setattr__(self, name: str, value: int) -> None:
+        _check_whole(0, FOREVER)(f"DeviceWaitConfig.{name}", value)
+        super().__setattr__(name, value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeviceWaitConfig):

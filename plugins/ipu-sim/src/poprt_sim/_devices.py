@@ -90,8 +90,8 @@ class Devices:
             count: IPUs, neighbours. Decision: the first that are free.
             kind: of the leak if they are not given back.
             what: who wants them, for messages.
-            wait_s: how long to wait for them, and how long between two attempts, in virtual time. Decision: the last attempt
-                comes when the time is up, however long the interval.
+            wait_s: how long to wait for them, and how long between two attempts, in virtual time. Decision: attempts are 1 ms
+                apart or more, and the last one comes when the time is up, however long the interval.
         Raises:
             RuntimeError: there are not so many, or they are in use.
         """
@@ -115,7 +115,7 @@ class Devices:
                     f"{what} cannot attach {count} IPU{'s' * (count > 1)}, after {timeout_us / 1e6:g} s: {self._taken()}; "
                     "a runner gives its IPUs back when it is deleted"
                 )
-            attempt = min(attempt + max(sleep_us, 1.0), begin + timeout_us)
+            attempt = min(attempt + max(sleep_us, 1000.0), begin + timeout_us)
             self.machine.wait(lambda: None, what, attempt)
 
     def _attach(self, ipus: list[Ipu], kind: str, what: str) -> Claim:

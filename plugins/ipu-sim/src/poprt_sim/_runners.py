@@ -161,7 +161,7 @@ class _Loaded:
     ) -> None:
         self.machine = here
         what = f"the runner of {popef.name!r}"
-        if popef.ipu_version and popef.ipu_version != here.config.ipu_version:
+        if popef.ipu_version != here.config.ipu_version:
             others = ", ".join(each for each in IPU_VERSIONS if each != here.config.ipu_version)
             raise RuntimeError(
                 f"{what} was compiled for {popef.ipu_version}, but the IPUs here are {here.config.ipu_version}, not {others}: "
