@@ -178,6 +178,18 @@ def test_hostile_headers(field, value, what):
         read_popef(seal({**header, field: value}, body))
 
 
+@pytest.mark.parametrize(
+    ("last", "over"),
+    [((1,) * 64, (1,) * 65), ((0, (1 << 31) - 1), (0, 1 << 31)), ((1 << 30, 1 << 14), (1 << 30, (1 << 14) + 1))],
+)
+def test_the_largest_tensors(last, over):
+    assert TensorInfo("X" * 4096, np.dtype(np.float32), last).shape == last
+    with pytest.raises(PopefError, match=r"beyond the limit|out of range"):
+        TensorInfo("X", np.dtype(np.float32), over)
+    with pytest.raises(PopefError, match="empty or too long"):
+        TensorInfo("X" * 4097, np.dtype(np.float32), last)
+
+
 def test_a_field_too_many_or_too_few():
     header, body = taken_apart(write_popef(popef(add2())))
     with pytest.raises(PopefError, match="expected the fields"):

@@ -199,6 +199,9 @@ def _runtime(fake, number, devices, hardware):
             fake.held -= 1
 
     class DeviceManager:
+        def __init__(self):
+            fake.called("DeviceManager")
+
         def get_num_devices(self):
             fake.called("get_num_devices")
             return devices

@@ -4,6 +4,7 @@ import datetime
 import gc
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import onnx
@@ -394,6 +395,24 @@ def test_weights_beside_the_model(fake, tmp_path):
         anybatch.compile(path, backend=IpuBackend(poprt=lambda: fake), batch_sizes=[4])
 
 
+def test_what_could_not_be_kept_is_deleted_once_it_is_open(fake, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(RuntimeWarning, match="compiled into a temporary file"):
+        runner = open_on(fake, cache_dir=str(tmp_path / "file" / "x"))
+    with runner:
+        assert list((tmp_path / "temporary").iterdir()) == []
+        np.testing.assert_array_equal(runner.run({"x": np.ones((4, 3), np.float32)})["y"], np.full((4, 3), 2))
+    fake.failing["Runner"] = RuntimeError("broken on purpose")
+    with (
+        pytest.warns(RuntimeWarning, match="compiled into a temporary file"),
+        pytest.raises(ModelError, match="broken on purpose"),
+    ):
+        open_on(fake, cache_dir=str(tmp_path / "file" / "x"))
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_a_compiler_that_leaves_nothing(fake):
     fake.failing["no file"] = None
     with pytest.raises(ModelError, match=r"PopRT 1.5.0 says it compiled the model, but left no file"):
@@ -514,6 +533,8 @@ def test_errors_by_text_and_by_call(function, text, expected, kind, advice):
     assert (error.kind, error.function, error.detail) == (kind, f"poprt.{function}", text or "RuntimeError")
     assert text in str(error)
     assert advice in str(error)
+    advised = next((rule.advice for rule in RULES if rule.kind == kind), "")
+    assert (f"{error.detail}; " in str(error)) == bool(advised)
     assert function in str(error)
     if isinstance(error, DeviceError):
         assert error.operation == f"poprt.{function}"
@@ -547,26 +568,41 @@ def test_a_request_that_poprt_refuses(fake):
         runner.run({"x": np.ones((4, 3), np.float32)})
 
 
-CALLS = ["get_num_devices", "Converter", "convert", "compile_and_export", "RuntimeConfig", "Runner", "inputs", "outputs"]
+CALLS = {
+    "DeviceManager": "runtime.DeviceManager",
+    "get_num_devices": "runtime.DeviceManager.get_num_devices",
+    "get_specific_device": "runtime.DeviceManager.get_specific_device",
+    "Converter": "converter.Converter",
+    "convert": "converter.Converter.convert",
+    "compile_and_export": "compiler.Compiler.compile_and_export",
+    "RuntimeConfig": "runtime.RuntimeConfig",
+    "Runner": "runtime.Runner",
+    "inputs": "runtime.Runner.get_execute_inputs",
+    "outputs": "runtime.Runner.get_execute_outputs",
+}
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_failed_open_leaves_nothing(fake, name):
+def test_a_failed_open_names_the_call_and_leaves_nothing(fake, name):
     fake.failing[name] = RuntimeError("broken on purpose")
     with pytest.raises(anybatch.AnybatchError, match="broken on purpose") as caught:
-        open_on(fake)
+        open_on(fake, device=1, ipu_version="ipu21")
     assert isinstance(caught.value, PoprtError)
+    assert caught.value.function == f"poprt.{CALLS[name]}"
     fake.configs.clear()
-    assert fake.alive == 0, "although the error, and so its frames, are still there"
+    assert (fake.alive, fake.held) == (0, 0), "although the error, and so its frames, are still there"
 
 
-@pytest.mark.parametrize(("name", "asynchronous"), [("execute", False), ("execute_async", True), ("wait", True)])
-def test_an_error_does_not_keep_the_device(fake, name, asynchronous):
+@pytest.mark.parametrize(
+    ("name", "asynchronous", "function"),
+    [("execute", False, "execute"), ("execute_async", True, "execute_async"), ("wait", True, "execute_async.wait")],
+)
+def test_an_error_names_the_call_and_does_not_keep_the_device(fake, name, asynchronous, function):
     runner = open_on(fake, execute_async=asynchronous)
     fake.failing[name] = RuntimeError("broken on purpose")
     with pytest.raises(DeviceError, match="broken on purpose") as caught:
         runner.run({"x": np.ones((4, 3), np.float32)})
     runner.close()
     fake.configs.clear()
-    assert caught.value is not None
+    assert caught.value.operation == caught.value.function == f"poprt.runtime.Runner.{function}"
     assert fake.alive == 0
