@@ -516,6 +516,22 @@ def test_overlapped_io_pushes_a_lone_request_through_with_dummies():
     assert testing.now_us() - begin == 2 * TIMEOUT_US
 
 
+@pytest.mark.parametrize(("second", "ends", "dummies"), [(100, (600, 900), 2), (300, (600, 900), 2), (500, (600, 1200), 3)])
+def test_overlapped_io_waits_for_a_load_since_the_cycle_before(second, ends, dummies):
+    """What comes while a batch is in the pipeline waits with it, and until the end of that timeout, not of one of its own."""
+    target = runner(adder(batches_per_step=16, num_io_tiles=192))
+    sent = []
+    for count, pause in ((4, second), (1, 0)):
+        inputs, outputs, expected = rows(count)
+        sent.append((target.execute_async(inputs, outputs), outputs, expected))
+        testing.spend_us(pause)
+    for (future, outputs, expected), end in zip(sent, ends, strict=True):
+        future.wait()
+        assert testing.now_us() == end
+        np.testing.assert_array_equal(outputs["O"], expected)
+    assert (testing.ledger().runs, testing.ledger().dummy_runs) == (2, dummies)
+
+
 def test_overlapped_io_runs_no_dummies_for_nobody():
     target = runner(adder(batches_per_step=16, num_io_tiles=192))
     for turn in range(1, 4):

@@ -193,6 +193,8 @@ def test_a_misspelt_field_is_refused_and_in_tolerant_mode_kept():
         ("batching_dim", -1, "RuntimeConfig.batching_dim: expected a whole number from 0 to 4294967295, got -1"),
         ("batching_dim", 1.0, "got 1.0"),
         ("timeout_ns", -1, "RuntimeConfig.timeout_ns: expected nanoseconds from 0 to 9223372036854775807, got -1"),
+        ("timeout_ns", 2**63, "expected nanoseconds from 0 to 9223372036854775807, got 9223372036854775808"),
+        ("batching_dim", 2**32, "expected a whole number from 0 to 4294967295, got 4294967296"),
         ("timeout_ns", datetime.timedelta(seconds=-1), "expected a duration of 0 or more"),
         ("timeout_ns", 0.5, "expected an int of nanoseconds or a datetime.timedelta in PopRT 1.5.0, got 0.5"),
         ("timeout_ns", True, "got True"),
@@ -207,6 +209,23 @@ def test_values_that_a_field_does_not_take(name, value, message):
     with pytest.raises(TypeError, match=message.replace(".", r"\.")):
         setattr(config, name, value)
     assert getattr(config, name) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("timeout_ns", [0, 2**63 - 1, datetime.timedelta(0)]),
+        ("batch_size_timeout_ns", [0, 2**63 - 1]),
+        ("batching_dim", [0, 0xFFFFFFFF]),
+        ("ring_buffer_size_multiplier", [1, 2**63 - 1]),
+        ("request_tracepoints_buffer_size", [0, 2**63 - 1]),
+    ],
+)
+def test_the_least_and_the_most_that_a_field_takes(name, values):
+    config = runtime.RuntimeConfig()
+    for value in values:
+        setattr(config, name, value)
+        assert getattr(config, name) == value
 
 
 def test_configurations_compare_by_value_and_are_copied_by_runners():

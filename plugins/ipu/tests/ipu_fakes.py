@@ -29,13 +29,14 @@ class FakePoprt(SimpleNamespace):
         failing: what raises, by name, and what it raises.
         configs: every RuntimeConfig a runner was given.
         alive: runners that exist.
+        most_alive: the most that existed at once.
     """
 
     def __init__(self, version="1.5.0", *, devices=2, hardware="ipu21"):
         super().__init__(__name__="fake_poprt", __version__=version)
         self.calls, self.failing, self.configs, self.options, self.compiled = [], {}, [], [], []
         self.converters = []
-        self.alive = 0
+        self.alive = self.most_alive = 0
         self.held = 0
         number = tuple(int(part) for part in version.split("."))
         self.utils = SimpleNamespace(get_logger=lambda: "the logger")
@@ -156,6 +157,7 @@ def _runtime(fake, number, devices, hardware):
             self.config = config
             fake.configs.append(config)
             fake.alive += 1
+            fake.most_alive = max(fake.most_alive, fake.alive)
 
         def __del__(self):
             if hasattr(self, "config"):

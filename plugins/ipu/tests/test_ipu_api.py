@@ -181,6 +181,7 @@ def test_a_popef_is_loaded_again_where_the_likely_way_to_pad_was_wrong(fake, tmp
     with anybatch.open(path, backend=backend, batch_axis={"t": None}) as runner:
         assert runner.batching == anybatch.Gears((4,))
     assert [config.batching_dim for config in fake.configs] == [0, 0xFFFFFFFF]
+    assert fake.most_alive == 1, "an IPU holds one model: the first is gone before the second comes"
     fake.configs.clear()
     assert fake.alive == 0
 
@@ -229,7 +230,7 @@ def test_every_option_has_a_line_of_documentation():
         ({"runtime_options": [1]}, "expected runtime_options to map names to values, got [1]"),
         (
             {"runtime_options": {"ring_bufer": 1}},
-            "runtime_options names 'ring_bufer', which RuntimeConfig of PopRT 1.5.0 has not; it has ['batching_dim', ",
+            "ipu: runtime_options names 'ring_bufer', which RuntimeConfig of PopRT 1.5.0 has not; it has ['batching_dim', ",
         ),
         ({"precision": "int4"}, "expected precision to be one of ['fp32', 'fp16', 'fp8', 'fp8_weight'], got 'int4'"),
         ({"ipu_version": 21}, "expected ipu_version to name the hardware to compile for, got 21: 'ipu21' for C600 cards"),
@@ -241,7 +242,7 @@ def test_every_option_has_a_line_of_documentation():
         ({"compiler_options": {"ipu_version": "ipu2"}}, "compiler_options: 'ipu_version' is not for there: use the option"),
         (
             {"compiler_options": {"num_iotiles": 4}},
-            "compiler_options names 'num_iotiles', which CompilerOptions of PopRT 1.5.0 has not; it has ['batches_per_step', ",
+            "ipu: compiler_options names 'num_iotiles', which CompilerOptions of PopRT 1.5.0 has not; it has ['batches_",
         ),
         ({"batch_axis": {"x": "0"}}, "expected batch_axis to map tensor names to axes"),
         ({"batch_sizes": [1, 4]}, "an IPU holds one program, of one batch size, got [1, 4]; any number of rows runs on any"),
@@ -271,6 +272,19 @@ def test_options_are_passed_on(fake):
         {"ipu_version": "ipu21", "batches_per_step": 16, "num_io_tiles": 32, "show_compilation_progress_bar": False}
     ]
     assert fake.configs[0].validate_io_params is False
+
+
+def test_a_converter_that_takes_any_option_is_given_any(fake):
+    class Converter(fake.converter.Converter):
+        def __init__(self, **options):
+            given.update(options)
+            super().__init__(input_shape=options["input_shape"], disable_progress_bar=True)
+
+    given = {}
+    fake.converter.Converter = Converter
+    with open_on(fake, converter_options={"of_a_later_version": 1}):
+        assert given["of_a_later_version"] == 1
+    assert "disable_progress_bar" not in given, "nothing says that it is known"
 
 
 def test_a_value_that_poprt_refuses(fake):
@@ -489,6 +503,12 @@ def test_listing_imports_neither_onnx_nor_an_sdk():
     assert done.stdout == "['anybatch_ipu']\n"
 
 
+def test_the_installed_poprt_is_used(fake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "poprt", fake)
+    with anybatch.open(parse(DOUBLE), backend=IpuBackend(), batch_sizes=[4]):
+        assert fake.alive == 1
+
+
 def test_usable_is_looked_at_without_importing(monkeypatch, tmp_path):
     (tmp_path / "poprt").mkdir()
     (tmp_path / "poprt" / "__init__.py").write_text("raise AssertionError('imported')")
@@ -500,6 +520,14 @@ def test_usable_is_looked_at_without_importing(monkeypatch, tmp_path):
     monkeypatch.setenv("IPUOF_VIPU_API_PARTITION_ID", "p0")
     assert IpuBackend().check_usable() == "PopRT, IPU partition p0"
     assert IpuBackend(runtime=lambda: "a stand-in").check_usable() == "a stand-in"
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    monkeypatch.setattr("anybatch_ipu.backend.Path", {"/dev": devices}.__getitem__)
+    for name in ("ipu", "ipux", "ipu0"):
+        (devices / name).touch()
+    assert IpuBackend().check_usable() == "PopRT, 1 IPU device"
+    (devices / "ipu12").touch()
+    assert IpuBackend().check_usable() == "PopRT, 2 IPU devices"
 
 
 # --- errors ---
@@ -520,6 +548,7 @@ def test_usable_is_looked_at_without_importing(monkeypatch, tmp_path):
         ("runtime.Runner.execute", "Timeout waiting for inputs", DeviceError, "timeout", "timeout_ns"),
         ("runtime.Runner.execute", "application runtime error: tile exception", DeviceError, "application error", "auto_reset"),
         ("runtime.Runner.execute", "Recoverable error, action IPU_RESET", DeviceError, "reset", "'auto_reset': True"),
+        ("runtime.Runner.execute", "the IPU has to be reset", DeviceError, "reset", "`gc-reset` it"),
         ("runtime.Runner", "Cannot read popef file", ModelError, "bad model", ""),
         ("converter.Converter.convert", "anything", ModelError, "other", ""),
         ("runtime.Runner.execute", "anything", DeviceError, "other", ""),
