@@ -100,6 +100,12 @@ def test_leaks(tmp_path):
     assert run(tmp_path, LEAKING + "sys.exit(7)\n", "--check").returncode == 3
 
 
+def test_a_device_handle_that_is_kept_leaks(tmp_path):
+    done = run(tmp_path, MODEL + "sys.kept = runtime.DeviceManager().get_device(1)\n", "--check")
+    assert done.returncode == 3
+    assert "leak device get_device(1) on IPU 0" in done.stderr
+
+
 @pytest.mark.parametrize(
     "ending",
     [
