@@ -623,6 +623,17 @@ def test_a_failed_open_names_the_call_and_leaves_nothing(fake, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "function"),
+    [("DeviceManager", "DeviceManager"), ("ipu_hardware_version", "DeviceManager.ipu_hardware_version")],
+)
+def test_hardware_that_does_not_say_what_it_is_names_the_call(fake, name, function):
+    fake.failing[name] = RuntimeError("broken on purpose")
+    with pytest.raises(InputError, match=r"ipu_version to name the hardware .* does not tell \(broken on purpose\)") as caught:
+        open_on(fake)
+    assert caught.value.__cause__.function == f"poprt.runtime.{function}"
+
+
+@pytest.mark.parametrize(
     ("name", "asynchronous", "function"),
     [("execute", False, "execute"), ("execute_async", True, "execute_async"), ("wait", True, "execute_async.wait")],
 )
