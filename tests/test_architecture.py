@@ -23,6 +23,7 @@ ORDER = [
     "_errors",
     "_tensors",
     "_batching",
+    "_costs",
     "_planner",
     "_backend",
     "_hookspecs",

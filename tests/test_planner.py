@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,12 +14,14 @@ from anybatch import (
     POLICIES,
     AffineCosts,
     AnyBatch,
+    CurveCosts,
     Gears,
     InputError,
     Launch,
     MultipleOf,
     Planner,
     TableCosts,
+    UncertainCosts,
     explain_rows,
 )
 
@@ -226,3 +229,150 @@ def test_exact_plans_of_neighbouring_gears_up_to_the_last_gap():
             assert plans.plan(rows, exact=True).cost == pytest.approx(least[rows], rel=2e-9)
     assert least[1481] == math.inf > least[1482]
     assert planner(costs).plan(10**7, exact=True).padded_rows == 0
+
+
+def curve(points: Mapping[int, float], errors: Mapping[int, float] | None = None) -> CurveCosts:
+    return CurveCosts(points, errors or {})
+
+
+def test_a_curve_is_what_is_known_with_straight_lines_between_and_beyond():
+    costs = curve({2: 4.0, 4: 6.0, 8: 14.0})
+    assert [costs.of(size) for size in (2, 3, 4, 6, 8)] == [4, 5, 6, 10, 14]
+    assert costs.of(10) == 14 + 2 * (14 - 6) / (8 - 4), "the line from the largest size up to half of it goes on"
+    assert costs.of(1) == 3, "the line to the next size goes on"
+    assert curve({4: 8.0, 8: 40.0}).of(1) == 2, "but never below the share of the smallest"
+    assert curve({4: 8.0}).of(2) == 4
+    assert curve({4: 8.0}).of(8) == 16
+    assert curve({4: 8.0, 8: 7.0}).of(80) == 7, "more rows never cost less beyond the largest"
+
+
+def test_errors_of_a_curve_lie_between_those_known_and_grow_beyond():
+    costs = curve({2: 4.0, 4: 6.0, 8: 14.0}, {2: 0.1, 8: 0.4})
+    assert [costs.error_of(size) for size in (1, 2, 3, 4, 6, 8, 16)] == [0.1, 0.1, 0.05, 0, 0.2, 0.4, 0.8]
+    assert isinstance(costs, UncertainCosts)
+    assert not isinstance(TableCosts({1: 1.0}), UncertainCosts)
+
+
+@pytest.mark.parametrize(
+    ("points", "errors", "message"),
+    [
+        ({}, {}, "expected at least one batch size"),
+        ({1: 0.0}, {}, "expected a positive, finite cost for batch size 1, got 0.0"),
+        ({1: math.nan}, {}, "expected a positive, finite cost for batch size 1, got nan"),
+        ({1: -1.0}, {}, "expected a positive, finite cost for batch size 1, got -1.0"),
+        ({1: True}, {}, "expected a positive, finite cost for batch size 1, got True"),
+        ({1: 1.0}, {2: 0.1}, r"an error is given for batch size 2, but no cost; there are costs for \[1\]"),
+        ({1: 1.0}, {1: -0.1}, "expected a standard error >= 0 and finite for batch size 1, got -0.1"),
+        ({1: 1.0}, {1: math.nan}, "expected a standard error >= 0 and finite for batch size 1, got nan"),
+    ],
+)
+def test_bad_curves_are_refused(points, errors, message):
+    with pytest.raises(InputError, match=message):
+        curve(points, errors)
+
+
+def test_a_curve_tells_nothing_of_no_rows():
+    with pytest.raises(InputError, match="expected a batch size >= 1, got 0"):
+        curve({1: 1.0}).of(0)
+
+
+@given(tables(), st.lists(st.integers(1, 150), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_any_number_of_rows_is_split_where_that_costs_least(points, requests):
+    """Launches of the curve's sizes, and at most one of another size up to the largest."""
+    costs = curve(points)
+    plans = Planner(AnyBatch(), costs)
+    known = least_costs(max(requests), points, exact=True)
+    for rows in requests:
+        ways = [costs.of(own) + known[rows - own] for own in range(1, min(rows, max(points)) + 1)]
+        plan = plans.cheapest(rows)
+        assert plan.cost == pytest.approx(min(known[rows], *ways), rel=3e-9)
+        assert plan.cost == pytest.approx(sum(costs.of(launch.gear) for launch in plan.launches), rel=1e-12)
+        assert plan.padded_rows == 0
+        assert sum(launch.rows for launch in plan.launches) == rows
+        assert sum(launch.gear not in points for launch in plan.launches) <= 1
+
+
+def test_two_rows_that_cost_more_than_twice_one_are_run_one_by_one():
+    """The figures of a report about ONNX Runtime: 203 for one row, 600 for two."""
+    plans = Planner(AnyBatch(), curve({1: 203.0, 2: 600.0, 4: 1200.0}))
+    assert str(plans.plan(3)) == "3 x 1"
+    assert plans.plan(3).cost == 609
+
+
+def test_a_huge_request_is_split_at_the_size_that_costs_least_per_row():
+    plans = Planner(AnyBatch(), curve({1: 2.0, 4: 4.0, 8: 16.0}))
+    plan = plans.plan(1_000_001)
+    assert plan.launches.count(Launch(4, 4)) == 250_000
+    assert plan.cost == 1_000_002
+
+
+def test_what_looks_cheaper_by_less_than_is_sure_is_not_done():
+    points = {4: 10.0, 8: 20.6}
+    sure = Planner(Gears((4, 8)), curve(points, {4: 0.05, 8: 0.05}))
+    unsure = Planner(Gears((4, 8)), curve(points, {4: 0.2, 8: 0.2}))
+    assert str(sure.plan(8)) == "2 x 4", "a gain of 0.6 is above three standard errors, of 0.11 each"
+    assert str(unsure.plan(8)) == "8", "but not where one is 0.45"
+    assert str(unsure.cheapest(8)) == "2 x 4"
+    assert unsure.error_of(unsure.cheapest(8)) == pytest.approx(0.4)
+    assert "2 x 4 looks 2.9% cheaper, which the estimates are too unsure to tell" in str(explain_rows(unsure, 8))
+    assert explain_rows(sure, 8).unsure is None
+    assert explain_rows(sure, 8).error == pytest.approx(0.1)
+    assert "predicted cost 20 ± 0.2;" in str(explain_rows(sure, 8))
+
+
+def test_launches_that_two_plans_share_do_not_make_their_difference_unsure():
+    plans = Planner(Gears((4, 8, 64)), curve({4: 10.0, 8: 20.6, 64: 100.0}, {4: 0.05, 8: 0.05, 64: 50.0}))
+    assert str(plans.plan(72)) == "64 + 2 x 4"
+
+
+def test_where_the_least_cost_is_unsure_a_surer_gain_is_taken():
+    # Rounding up to 16 costs 40; 8 + 1 costs 26 for sure; 3 x 3 looks like 21, but could be anything.
+    plans = Planner(Gears((1, 3, 8, 16)), curve({1: 6.0, 3: 7.0, 8: 20.0, 16: 40.0}, {3: 5.0}))
+    assert str(plans.cheapest(9)) == "3 x 3"
+    assert str(plans.plan(9)) == "8 + 1"
+
+
+def test_one_launch_is_kept_for_any_number_where_the_gain_of_splitting_is_unsure():
+    points = {1: 1.0, 2: 2.1, 4: 4.0, 8: 9.0}
+    assert str(Planner(AnyBatch(), curve(points, dict.fromkeys(points, 0.2))).plan(8)) == "8"
+    assert str(Planner(AnyBatch(), curve(points)).plan(8)) == "2 x 4"
+
+
+@given(tables(), st.integers(0, 500))
+@settings(deadline=None)
+def test_unsure_costs_never_plan_dearer_than_rounding_up(points, rows):
+    costs = curve(points, {size: cost / 10 for size, cost in points.items()})
+    plans = Planner(Gears(tuple(points)), costs)
+    assert plans.plan(rows).cost <= plans.plan(rows, policy="round_up").cost * (1 + 1e-9)
+
+
+def test_exact_plans_are_the_least_cost_however_unsure():
+    plans = Planner(Gears((2, 4)), curve({2: 1.0, 4: 2.1}, {2: 9.0, 4: 9.0}))
+    assert str(plans.plan(4, exact=True)) == "2 x 2"
+
+
+def test_cost_per_request_is_tensorflows_rule_until_no_row_is_left():
+    costs = {1: 1.0, 4: 3.0, 8: 4.0}
+    plans = planner(costs, policy="cost_per_request")
+    assert str(plans.plan(5)) == "4 + 1", "3/4 a row is less than 4/5"
+    assert str(plans.plan(6)) == "8 (6 rows)", "4/6 a row is less than 3/4"
+    assert str(plans.plan(19)) == "2 x 8 + 3 x 1", "1/1 a row is as much as 3/3, and then it goes down"
+    assert str(plans.plan(4)) == "4"
+    assert str(planner({2: 3.0, 4: 4.0}, policy="cost_per_request").plan(1)) == "2 (1 row)", "nothing lies below"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_where_any_size_can_be_had_policies_make_launches_of_their_own_size(policy):
+    plan = Planner(AnyBatch(), curve({1: 1.0, 4: 3.0, 8: 4.0}), policy).plan(13)
+    assert str(plan) == {"round_up": "13", "nearest": "13", "cost_per_request": "13"}.get(policy, "8 + 5")
+    assert plan.padded_rows == 0
+
+
+def test_multiples_lie_on_the_curve():
+    assert Planner(MultipleOf(4), curve({4: 10.0, 16: 30.0})).plan(9).cost == pytest.approx(10 + 20 * 8 / 12)
+
+
+def test_an_explanation_says_what_runs_took():
+    told = replace(explain_rows(planner({4: 10.0}), 4), runs=3, actual=12.0)
+    assert "actual 12 on average of 3 runs (+20%)" in str(told)

@@ -12,6 +12,7 @@ from anybatch._compiling import (
     read_mapping,
     read_path,
 )
+from anybatch._costs import AffineCosts, Costs, CurveCosts, TableCosts, UncertainCosts
 from anybatch._errors import (
     AnybatchError,
     BackendNotFoundError,
@@ -25,18 +26,7 @@ from anybatch._errors import (
 from anybatch._freeing import free_batch
 from anybatch._hookspecs import hookimpl
 from anybatch._onnx_spec import DeclaredTensor, find_model_spec, read_model, read_model_spec
-from anybatch._planner import (
-    POLICIES,
-    AffineCosts,
-    Costs,
-    Explanation,
-    Launch,
-    Plan,
-    Planner,
-    Policy,
-    TableCosts,
-    explain_rows,
-)
+from anybatch._planner import POLICIES, Explanation, Launch, Plan, Planner, Policy, explain_rows
 from anybatch._registry import PluginFailure, Registry, available_backends, registry
 from anybatch._registry import compile_model as compile
 from anybatch._registry import open_model as open
@@ -64,6 +54,7 @@ __all__ = [
     "Compiler",
     "ContractError",
     "Costs",
+    "CurveCosts",
     "DeclaredTensor",
     "DeviceError",
     "Dim",
@@ -87,6 +78,7 @@ __all__ = [
     "Stats",
     "TableCosts",
     "TensorSpec",
+    "UncertainCosts",
     "available_backends",
     "cache_folder",
     "check_batch_sizes",

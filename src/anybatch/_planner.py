@@ -17,9 +17,20 @@ The least-cost plan
        from there on every optimal plan can be taken to contain a launch of size b, which is the equation in 2. The
        table doubles until it sees the window; in practice the first table, of 5 * G entries, already does.
 
+    4. *Sessions that take any number* (`AnyBatch` with `CurveCosts`). Besides launches of the known sizes, at most one launch
+       has a size of its own, up to the largest known one: f(n) starts as that launch's cost, and 1 goes on from there. Past
+       the largest known size only known sizes are added, so 2 and 3 hold for a window that lies beyond it.
+
     *Ties.* Each launch carries a surcharge of 1e-9 of the cheapest launch's cost, and up to half of that again in proportion
     to its size, so equal costs go to fewer launches, then to less padding. Costs that differ by rounding only (0.1 + 0.2
     against 0.3) count as equal. The surcharge is at most 1.5e-9 of any plan's cost: that is how exact "least" is.
+
+Uncertain costs
+    Among many plans the one that looks cheapest is likely one whose estimates err on the low side. So where costs come with
+    errors (`UncertainCosts`), the simple plan stands: the fewest launches, as rounding up makes them, or one launch where the
+    session takes any number. Another one is taken only where its gain exceeds `_SURE` standard errors of that gain, to which
+    only those launches contribute that the two plans do not share; of several, the one with the largest gain beyond that.
+    Besides the least-cost plan, the other policies' plans are looked at, some of which may be surer.
 """
 
 from __future__ import annotations
@@ -27,22 +38,28 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf, check_batch_sizes
+from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf
+from anybatch._costs import AffineCosts, Costs, CurveCosts, UncertainCosts
 from anybatch._errors import InputError
 
-Policy: TypeAlias = Literal["least_cost", "round_up", "largest_first", "one_gear", "nearest"]
+Policy: TypeAlias = Literal["least_cost", "round_up", "largest_first", "one_gear", "nearest", "cost_per_request"]
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 
 _TIE: Final = 1e-9
 # Sums of the same costs in another order differ by a few parts in 1e16 per addition; a window is equal within this.
 _ROUNDING: Final = 1e-12
+# Standard errors by which a plan must be cheaper than the simple one. A normal error is larger once in 1,000 times.
+_SURE: Final = 3.0
+# Costs of plans that differ by less than this share are told as equal.
+_UNLIKE: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,91 +108,6 @@ class Plan:
         )
 
 
-@runtime_checkable
-class Costs(Protocol):
-    """What a launch of a given size costs."""
-
-    @property
-    def sizes(self) -> tuple[int, ...] | None:
-        """The sizes it was told about; None where it can tell for all."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """Where the figures come from, as a phrase for reports."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """The unit of the figures, such as "ms"; empty where only their ratios mean something."""
-        ...
-
-    def of(self, size: int) -> float:
-        """Return the cost of one launch of `size` rows; positive and finite.
-
-        Raises:
-            InputError: nothing is known about that size.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class AffineCosts:
-    """A launch costs `overhead` plus `per_row` times its size.
-
-    The default is the prior used until something is measured: a launch costs as much as two rows on top of its rows.
-    Of the priors tried (overheads of 0 to 16 rows) it has the least worst-case regret on gears 1, 2, 4, ..., 32 while the
-    true overhead is at most 8 rows: 2.9 %. Beyond that it loses up to 24 %, at 64 (`benchmarks/prior.py`).
-
-    Raises:
-        InputError: `overhead` is negative, `per_row` is not positive, or one is not finite.
-    """
-
-    overhead: float = 2.0
-    per_row: float = 1.0
-    source: str = "affine prior, nothing measured"
-    unit: str = ""
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.overhead < math.inf and 0 < self.per_row < math.inf):
-            raise InputError(
-                f"expected a finite overhead >= 0 and a finite per_row > 0, got {self.overhead!r} and {self.per_row!r}"
-            )
-
-    @property
-    def sizes(self) -> None:
-        return None
-
-    def of(self, size: int) -> float:
-        return self.overhead + self.per_row * size
-
-
-@dataclass(frozen=True, slots=True)
-class TableCosts:
-    """The cost of each batch size, such as ``{1: 1.0, 4: 2.9, 8: 5.5}``; any positive figures, also non-monotone ones.
-
-    Raises:
-        InputError: the table is empty, a size is not an int of at least 1, or a cost is not positive and finite.
-    """
-
-    table: Mapping[int, float]
-    source: str = "given by the caller"
-    unit: str = ""
-    sizes: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", check_batch_sizes(self.table))
-        for size, cost in self.table.items():
-            if not isinstance(cost, (int, float, np.number)) or not 0 < cost < math.inf:
-                raise InputError(f"expected a positive, finite cost for batch size {size}, got {cost!r}")
-        object.__setattr__(self, "table", {int(size): float(cost) for size, cost in self.table.items()})
-
-    def of(self, size: int) -> float:
-        if size not in self.table:
-            raise InputError(f"no cost for batch size {size}, only for {list(self.sizes)}: give one for each batch size")
-        return self.table[size]
-
-
 class Planner:
     """Plans requests for one session's batching and costs, by one policy.
 
@@ -183,7 +115,9 @@ class Planner:
     ``round_up`` takes the smallest gear that holds the rest, or the largest while none does (TensorRT users, mmdeploy);
     ``largest_first`` the largest gear that the rest fills, or the smallest for what is left;
     ``one_gear`` always the largest (one compiled size, PopRT's way);
-    ``nearest`` the gear closest to the rest, the larger on a tie (MindX SDK's default).
+    ``nearest`` the gear closest to the rest, the larger on a tie (MindX SDK's default);
+    ``cost_per_request`` the smallest gear that holds the rest, or the largest below it where that costs no more per real row
+    (TensorFlow's ``MINIMIZE_TPU_COST_PER_REQUEST``, which leaves the rest in its queue; here it goes on until none is left).
 
     Thread-safe.
 
@@ -191,7 +125,9 @@ class Planner:
         batching: what a launch may be.
         costs: None uses `AffineCosts()`. For `Gears`, a table needs a cost for every gear. For `AnyBatch`, a table makes its
             sizes the largest launches worth making: requests are split over them as over gears, and the last launch
-            runs at its own number of rows, unpadded.
+            runs at its own number of rows, unpadded. A curve (`CurveCosts`) tells for every size what one launch costs:
+            requests are split where that is cheaper, at its sizes. Costs with errors leave the simple plan, of fewest
+            launches, only where the gain is sure (`UncertainCosts`; this module's docstring).
         policy: how `plan` chooses.
 
     Raises:
@@ -210,6 +146,10 @@ class Planner:
             self._weights = {size: self.costs.of(size) for size in batching.sizes}
         elif isinstance(batching, AnyBatch) and self.costs.sizes is not None:
             self._weights = {size: self.costs.of(size) for size in self.costs.sizes}
+        self._any_size = isinstance(batching, AnyBatch) and isinstance(self.costs, CurveCosts)
+        self._errors: dict[int, float] = {}
+        if isinstance(self.costs, UncertainCosts):
+            self._errors = {size: self.costs.error_of(size) for size in self._weights}
         self._covers: dict[bool, _Cover] = {}
         self._growing = threading.Lock()
 
@@ -234,8 +174,31 @@ class Planner:
             return Plan(0, (), 0.0, chosen)
         if not self._weights:
             return self._plan_one_launch(rows, chosen, exact=exact)
-        counts = self._least_cost(rows, exact=exact) if chosen == "least_cost" else _SIMPLE[chosen](rows, tuple(self._weights))
+        if chosen != "least_cost":
+            counts = self._by_rule(rows, chosen)
+        else:
+            counts = self._least_cost(rows, exact=exact)
+            if not exact and any(self._errors.values()):
+                counts = self._surest(rows, counts)
         return self._lay_out(rows, counts, chosen)
+
+    def cheapest(self, rows: int) -> Plan:
+        """Return the least-cost plan as the costs say, however unsure they are: what `plan` would make of exact ones.
+
+        Raises:
+            InputError: see `plan`.
+        """
+        rows = check_rows(rows)
+        if rows == 0 or not self._weights:
+            return self.plan(rows, policy="least_cost")
+        return self._lay_out(rows, self._least_cost(rows, exact=False), "least_cost")
+
+    def error_of(self, plan: Plan) -> float:
+        """Return the standard error of a plan's cost; 0 where the costs do not say how sure they are."""
+        if not isinstance(self.costs, UncertainCosts):
+            return 0.0
+        counts = Counter(launch.gear for launch in plan.launches)
+        return math.hypot(*(count * self._error(size) for size, count in counts.items()))
 
     def plan_whole(self, rows: int) -> Plan | None:
         """Return the plan of one launch of exactly that many rows, without padding; None where no launch has that size.
@@ -257,14 +220,44 @@ class Planner:
         return Plan(rows, (Launch(gear, rows),), self._cost_of_multiple(gear), policy)
 
     def _cost_of_multiple(self, gear: int) -> float:
-        if isinstance(self.batching, MultipleOf) and self.costs.sizes is not None and gear not in self.costs.sizes:
+        interpolates = self.costs.sizes is None or isinstance(self.costs, CurveCosts)
+        if isinstance(self.batching, MultipleOf) and not interpolates and gear not in (self.costs.sizes or ()):
             return self.costs.of(self.batching.size) * (gear // self.batching.size)
         return self.costs.of(gear)
+
+    def _by_rule(self, rows: int, policy: Policy) -> dict[int, int]:
+        """Return how many launches of each size a simple policy makes; where any size can be had, the rest is one."""
+        if self._any_size:
+            full, rest = divmod(rows, max(self._weights)) if policy in ("largest_first", "one_gear") else (0, rows)
+            return Counter({max(self._weights): full}) + Counter({rest: int(rest > 0)})
+        return _SIMPLE[policy](rows, self._weights)
+
+    def _surest(self, rows: int, cheapest: dict[int, int]) -> dict[int, int]:
+        """Return the launches whose gain over the simple plan is largest beyond doubt; see this module's docstring."""
+        simple = self._by_rule(rows, "round_up")
+        best, most = simple, 0.0
+        for counts in (cheapest, *(self._by_rule(rows, policy) for policy in _SIMPLE)):
+            differ = {size: simple.get(size, 0) - counts.get(size, 0) for size in {*simple, *counts}}
+            gain = math.fsum(count * self._cost(size) for size, count in differ.items())
+            sure = gain - _SURE * math.hypot(*(count * self._error(size) for size, count in differ.items()))
+            if sure > most * (1 + _ROUNDING):
+                best, most = counts, sure
+        return best
+
+    def _cost(self, size: int) -> float:
+        known = self._weights.get(size)
+        return self.costs.of(size) if known is None else known
+
+    def _error(self, size: int) -> float:
+        if size in self._errors:
+            return self._errors[size]
+        return self.costs.error_of(size) if isinstance(self.costs, UncertainCosts) else 0.0
 
     def _least_cost(self, rows: int, *, exact: bool) -> dict[int, int]:
         with self._growing:
             if exact not in self._covers:
-                self._covers[exact] = _Cover(self._weights, pad=not exact)
+                own = [self._cost(size) for size in range(1, max(self._weights) + 1)] if self._any_size else []
+                self._covers[exact] = _Cover(self._weights, pad=not exact and not own, own=own)
             counts = self._covers[exact].counts(rows)
         if counts is None:
             raise InputError(f"{rows} rows cannot be run without padding: this session runs {self.batching}")
@@ -282,7 +275,7 @@ class Planner:
                 *launches[:-1],
                 Launch(last if isinstance(self.batching, AnyBatch) else launches[-1].gear, last),
             )
-        cost = math.fsum(self._weights[size] * count for size, count in counts.items())
+        cost = math.fsum(self._cost(size) * count for size, count in counts.items())
         return Plan(rows, launches, cost, policy)
 
 
@@ -311,16 +304,22 @@ class _Cover:
     """The table of f(n) of this module's docstring, and plans read from it.
 
     Sizes are divided by their greatest common divisor first: the table of 64, 128, 256 is as short as that of 1, 2, 4.
+
+    Args:
+        costs: by size.
+        pad: whether launches may cover fewer rows than their size.
+        own: what one launch of 1, 2, ... rows costs, up to the largest size, where such may be made besides; else empty.
     """
 
-    def __init__(self, costs: Mapping[int, float], *, pad: bool) -> None:
+    def __init__(self, costs: Mapping[int, float], *, pad: bool, own: Sequence[float] = ()) -> None:
         self._pad = pad
-        self._unit = math.gcd(*costs)
+        self._unit = 1 if own else math.gcd(*costs)
         largest, cheapest = max(costs), min(costs.values())
         self._weights = {
             size // self._unit: cost / cheapest + _TIE * (1 + size / (2 * largest))
             for size, cost in sorted(costs.items(), reverse=True)
         }
+        self._own = np.array([cost / cheapest + _TIE * (1 + (1 + row) / (2 * largest)) for row, cost in enumerate(own)])
         self._best = min(self._weights, key=lambda size: (self._weights[size] / size, -size))
         self._least = [0.0]
         self._periodic = False
@@ -345,6 +344,9 @@ class _Cover:
             return None
         counts = {self._best * self._unit: bulk} if bulk else {}
         while left > 0:
+            if 0 < left <= len(self._own) and self._own[left - 1] <= least[left]:
+                counts[left] = counts.get(left, 0) + 1
+                break
             fitting = self._weights if self._pad else [size for size in self._weights if size <= left]
             size = min(fitting, key=lambda size: self._weights[size] + least[max(left - size, 0)])
             counts[size * self._unit] = counts.get(size * self._unit, 0) + 1
@@ -362,6 +364,8 @@ class _Cover:
         if self._pad:  # one launch covers any number of rows up to its size
             for size, weight in self._weights.items():
                 np.minimum(least[1 : size + 1], weight, out=least[1 : size + 1])
+        covered = min(len(self._own), length - 1)  # so does one launch of just its own size
+        np.minimum(least[1 : covered + 1], self._own[:covered], out=least[1 : covered + 1])
         for size, weight in self._weights.items():
             stride = size
             while stride < length:
@@ -372,7 +376,7 @@ class _Cover:
 
     def _ends_in_window(self, least: npt.NDArray[np.float64]) -> bool:
         largest = max(self._weights)
-        if len(least) < self._best + largest:
+        if len(least) < self._best + largest + len(self._own) + 1:
             return False
         later = least[-largest:]
         earlier = least[-largest - self._best : -self._best]
@@ -383,7 +387,8 @@ class _Cover:
         return bool(np.all(np.abs(step) <= _ROUNDING * later[reachable]))
 
 
-def _round_up(rows: int, sizes: tuple[int, ...]) -> dict[int, int]:
+def _round_up(rows: int, costs: Mapping[int, float]) -> dict[int, int]:
+    sizes = tuple(costs)
     full, rest = divmod(rows, sizes[-1])
     counts = {sizes[-1]: full} if full else {}
     if rest:
@@ -392,7 +397,8 @@ def _round_up(rows: int, sizes: tuple[int, ...]) -> dict[int, int]:
     return counts
 
 
-def _largest_first(rows: int, sizes: tuple[int, ...]) -> dict[int, int]:
+def _largest_first(rows: int, costs: Mapping[int, float]) -> dict[int, int]:
+    sizes = tuple(costs)
     counts: dict[int, int] = {}
     for size in reversed(sizes):
         full, rows = divmod(rows, size)
@@ -403,11 +409,13 @@ def _largest_first(rows: int, sizes: tuple[int, ...]) -> dict[int, int]:
     return counts
 
 
-def _one_gear(rows: int, sizes: tuple[int, ...]) -> dict[int, int]:
-    return {sizes[-1]: -(-rows // sizes[-1])}
+def _one_gear(rows: int, costs: Mapping[int, float]) -> dict[int, int]:
+    largest = max(costs)
+    return {largest: -(-rows // largest)}
 
 
-def _nearest(rows: int, sizes: tuple[int, ...]) -> dict[int, int]:
+def _nearest(rows: int, costs: Mapping[int, float]) -> dict[int, int]:
+    sizes = tuple(costs)
     counts: dict[int, int] = {}
     full = max(0, (rows - sizes[-1]) // sizes[-1])  # while more than two of the largest are left, it is the nearest
     if full:
@@ -420,11 +428,25 @@ def _nearest(rows: int, sizes: tuple[int, ...]) -> dict[int, int]:
     return counts
 
 
-_SIMPLE: Final[Mapping[Policy, Callable[[int, tuple[int, ...]], dict[int, int]]]] = {
+def _cost_per_request(rows: int, costs: Mapping[int, float]) -> dict[int, int]:
+    sizes = tuple(costs)
+    full, rows = divmod(rows, sizes[-1])
+    counts = {sizes[-1]: full} if full else {}
+    while rows > 0:
+        up = next(size for size in sizes if size >= rows)
+        below = [size for size in sizes if size < rows]
+        size = below[-1] if up != rows and below and costs[below[-1]] / below[-1] <= costs[up] / rows else up
+        counts[size] = counts.get(size, 0) + 1
+        rows -= size
+    return counts
+
+
+_SIMPLE: Final[Mapping[Policy, Callable[[int, Mapping[int, float]], dict[int, int]]]] = {
     "round_up": _round_up,
     "largest_first": _largest_first,
     "one_gear": _one_gear,
     "nearest": _nearest,
+    "cost_per_request": _cost_per_request,
 }
 
 
@@ -440,6 +462,10 @@ class Explanation:
         batching: what the session offers, in words.
         cost_source: where the costs come from.
         cost_unit: their unit.
+        error: standard error of the plan's predicted cost; 0 where the costs do not say how sure they are.
+        unsure: the plan that looks cheaper by less than can be told from chance, and was not taken for that; else None.
+        runs: completed requests of that many rows, with this plan.
+        actual: what they took on average, in the costs' unit where that is a time; None where nothing ran.
     """
 
     plan: Plan
@@ -448,6 +474,15 @@ class Explanation:
     batching: str
     cost_source: str
     cost_unit: str
+    error: float = 0.0
+    unsure: Plan | None = None
+    runs: int = 0
+    actual: float | None = None
+
+    @property
+    def predicted(self) -> str:
+        """The predicted cost in words, with twice its standard error where there is one."""
+        return f"{self.plan.cost:.6g}" + (f" ± {2 * self.error:.2g}" if self.error else "")
 
     def __str__(self) -> str:
         plan = self.plan
@@ -455,9 +490,16 @@ class Explanation:
         launched = plan.rows + plan.padded_rows
         lines = [
             f"{plan.rows} rows on {self.batching}: {plan}",
-            f"  predicted cost {plan.cost:.6g}{unit}; costs: {self.cost_source}",
+            f"  predicted cost {self.predicted}{unit}; costs: {self.cost_source}",
             f"  padding {plan.padded_rows} of {launched} rows, {self.padding_cost:.6g}{unit} of the cost",
         ]
+        if self.actual is not None:
+            lines.append(
+                f"  actual {self.actual:.4g}{unit} on average of {self.runs} runs ({self.actual / plan.cost - 1:+.0%})"
+            )
+        if self.unsure is not None:
+            saving = 1 - self.unsure.cost / plan.cost
+            lines.append(f"  {self.unsure} looks {saving:.1%} cheaper, which the estimates are too unsure to tell")
         if self.alternatives:
             costs = (
                 f"{name} {cost:.6g}" + (f" (+{cost / plan.cost - 1:.0%})" if cost > plan.cost > 0 else "")
@@ -485,6 +527,7 @@ def explain_rows(planner: Planner, plan: Plan | int) -> Explanation:
         gear = plan.launches[-1].gear
         padding_cost = planner.plan(gear, policy="round_up").cost * plan.padded_rows / gear
     chosen = planner.plan(plan.rows, policy=plan.policy).launches == plan.launches
+    cheapest = planner.cheapest(plan.rows) if chosen and plan.policy == "least_cost" else plan
     return Explanation(
         plan=plan,
         padding_cost=padding_cost,
@@ -492,4 +535,6 @@ def explain_rows(planner: Planner, plan: Plan | int) -> Explanation:
         batching=str(planner.batching),
         cost_source=planner.costs.source,
         cost_unit=planner.costs.unit,
+        error=planner.error_of(plan),
+        unsure=cheapest if cheapest.cost < plan.cost * (1 - _UNLIKE) else None,
     )

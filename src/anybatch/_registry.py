@@ -16,8 +16,9 @@ import pluggy
 from anybatch import _hookspecs
 from anybatch._backend import Backend, Compiled, Compiler, Model
 from anybatch._batching import check_batch_sizes
+from anybatch._costs import Costs, TableCosts
 from anybatch._errors import BackendNotFoundError, BackendUnavailableError, ContractError, InputError, ModelError
-from anybatch._planner import Costs, Policy, TableCosts
+from anybatch._planner import Policy
 from anybatch._runner import Runner
 from anybatch._staging import Padding
 from anybatch._tensors import Combine

@@ -20,9 +20,10 @@ import numpy as np
 
 from anybatch._backend import Session
 from anybatch._batching import Batching
+from anybatch._costs import Costs
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
 from anybatch._pipeline import map_ordered, run_side_by_side
-from anybatch._planner import Costs, Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
+from anybatch._planner import Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
 from anybatch._staging import Padding, Staging
 from anybatch._tensors import Array, Combine, ModelSpec, TensorSpec, check_request, symbols_of
 

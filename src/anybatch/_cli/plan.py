@@ -10,8 +10,9 @@ import typer
 from anybatch._batching import Gears, check_batch_sizes
 from anybatch._cli._arguments import BackendName, Device, Json, Options, PolicyName, open_runner, parse_floats, parse_ints
 from anybatch._cli._output import bar, counted, new_table, plan_as_json, print_json, print_table, print_text
+from anybatch._costs import AffineCosts, Costs, TableCosts
 from anybatch._errors import InputError
-from anybatch._planner import AffineCosts, Costs, Explanation, Planner, TableCosts, explain_rows
+from anybatch._planner import Explanation, Planner, explain_rows
 
 
 def plan(
