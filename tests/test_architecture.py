@@ -30,6 +30,8 @@ ORDER = [
     "_onnx_spec",
     "_artefacts",
     "_samples",
+    "_calibration",
+    "_drift",
     "_rebatch",
     "_backends",
     "_backends._onnxruntime_session",

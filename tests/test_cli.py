@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 import anybatch
 from anybatch import Gears, InputError, ModelSpec, MultipleOf, Planner, TableCosts, TensorSpec
-from anybatch._bench import awkward_sizes, measure_latencies, take_rows
+from anybatch._bench import awkward_sizes, measure_latencies
 from anybatch._cli import app
 from anybatch._cli._files import read_inputs, write_outputs
 from anybatch._cli._output import activity
 from anybatch._cli.run import _pieces
-from anybatch._samples import random_inputs
+from anybatch._samples import random_inputs, take_rows
 from anybatch._version import __version__
 
 PLAN = ("plan", "--gears", "1,2,4,8", "--costs", "1,1.6,2.9,5.5")

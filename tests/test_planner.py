@@ -375,4 +375,4 @@ def test_multiples_lie_on_the_curve():
 
 def test_an_explanation_says_what_runs_took():
     told = replace(explain_rows(planner({4: 10.0}), 4), runs=3, actual=12.0)
-    assert "actual 12 on average of 3 runs (+20%)" in str(told)
+    assert "actual 12, median of 3 runs (+20%)" in str(told)

@@ -1,8 +1,9 @@
 """Any number of rows through models compiled for a few batch sizes, whatever hardware runs them."""
 
 from anybatch._artefacts import Kept, cache_folder, external_files, keep_artefact, model_digest
-from anybatch._backend import Backend, Compiled, Compiler, Model, Session, check_launch, check_options
+from anybatch._backend import Backend, Clock, Compiled, Compiler, Model, Session, check_launch, check_options
 from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf, check_batch_sizes
+from anybatch._calibration import Calibration, Measurement, Setting
 from anybatch._compiling import (
     COMMON_OPTIONS,
     CommonOptions,
@@ -45,6 +46,8 @@ __all__ = [
     "BackendNotFoundError",
     "BackendUnavailableError",
     "Batching",
+    "Calibration",
+    "Clock",
     "ClosedError",
     "Combine",
     "CommonOptions",
@@ -63,6 +66,7 @@ __all__ = [
     "InputError",
     "Kept",
     "Launch",
+    "Measurement",
     "Model",
     "ModelError",
     "ModelSpec",
@@ -75,6 +79,7 @@ __all__ = [
     "Registry",
     "Runner",
     "Session",
+    "Setting",
     "Stats",
     "TableCosts",
     "TensorSpec",

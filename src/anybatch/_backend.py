@@ -78,8 +78,25 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class Clock(Protocol):
+    """What tells how long launches take where that is not the wall clock: the device clock of a simulator."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for reports, such as ``"device clock of the simulator, modelled by 310p"``."""
+        ...
+
+    def __call__(self) -> float:
+        """Return the time in seconds, which never goes back; only differences mean something. Called from any thread."""
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
-    """A plugin's entry: opens models on one kind of device. Making one is cheap and imports no SDK."""
+    """A plugin's entry: opens models on one kind of device. Making one is cheap and imports no SDK.
+
+    A simulator's backend has one attribute more, `clock`, a `Clock`: what its launches are timed with.
+    """
 
     @property
     def name(self) -> str:

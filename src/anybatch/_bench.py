@@ -13,7 +13,7 @@ from anybatch._batching import Batching, Gears, MultipleOf
 from anybatch._errors import InputError
 from anybatch._planner import Plan
 from anybatch._runner import Runner
-from anybatch._tensors import Array, ModelSpec
+from anybatch._tensors import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,25 +114,3 @@ def awkward_sizes(batching: Batching) -> list[int]:
         return [1, 2, 4, 8, 16, 32, 64]
     around = {size + step for size in sizes for step in (-1, 0, 1)}
     return sorted({1, 2 * max(sizes) + 1} | around - {0})
-
-
-def take_rows(spec: ModelSpec, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
-    """Return a request of that many rows from the beginning of another, which is repeated where it is shorter.
-
-    Arrays are contiguous, so that what is measured later is not the copy that others would need.
-
-    Raises:
-        InputError: there are no rows to repeat.
-    """
-    taken = {}
-    for tensor in spec.inputs:
-        array = inputs[tensor.name]
-        if tensor.batch_axis is not None:
-            length = array.shape[tensor.batch_axis]
-            if length == 0:
-                raise InputError(f"{tensor.name!r}: expected at least one row to measure with, got {list(array.shape)}")
-            times = [1] * array.ndim
-            times[tensor.batch_axis] = -(-rows * tensor.rows_per_row // length)
-            array = tensor.rows_of(array if rows * tensor.rows_per_row <= length else np.tile(array, times), 0, rows)
-        taken[tensor.name] = np.ascontiguousarray(array)
-    return taken

@@ -193,6 +193,23 @@ class Planner:
             return self.plan(rows, policy="least_cost")
         return self._lay_out(rows, self._least_cost(rows, exact=False), "least_cost")
 
+    def plan_with(self, size: int, rows: int) -> Plan | None:
+        """Return the least-cost plan that has a launch of `size`; None where that would have fewer rows, and cannot be padded.
+
+        It costs at most that launch more than the least-cost plan: what it leaves is no more than all rows.
+
+        Raises:
+            InputError: `size` is none of the sizes that costs are known of, or see `plan`.
+        """
+        rows = check_rows(rows)
+        if size not in self._weights:
+            raise InputError(f"expected one of the sizes {list(self._weights)}, got {size}")
+        if rows < size and isinstance(self.batching, AnyBatch):
+            return None
+        taken = min(size, rows)
+        rest = self.cheapest(rows - taken)
+        return Plan(rows, (Launch(size, taken), *rest.launches), self._weights[size] + rest.cost, "least_cost")
+
     def error_of(self, plan: Plan) -> float:
         """Return the standard error of a plan's cost; 0 where the costs do not say how sure they are."""
         if not isinstance(self.costs, UncertainCosts):
@@ -494,9 +511,7 @@ class Explanation:
             f"  padding {plan.padded_rows} of {launched} rows, {self.padding_cost:.6g}{unit} of the cost",
         ]
         if self.actual is not None:
-            lines.append(
-                f"  actual {self.actual:.4g}{unit} on average of {self.runs} runs ({self.actual / plan.cost - 1:+.0%})"
-            )
+            lines.append(f"  actual {self.actual:.6g}{unit}, median of {self.runs} runs ({self.actual / plan.cost - 1:+.0%})")
         if self.unsure is not None:
             saving = 1 - self.unsure.cost / plan.cost
             lines.append(f"  {self.unsure} looks {saving:.1%} cheaper, which the estimates are too unsure to tell")

@@ -14,8 +14,9 @@ from typing import Any, Final
 import pluggy
 
 from anybatch import _hookspecs
-from anybatch._backend import Backend, Compiled, Compiler, Model
+from anybatch._backend import Backend, Clock, Compiled, Compiler, Model
 from anybatch._batching import check_batch_sizes
+from anybatch._calibration import Calibration, Shelf, describe_setting
 from anybatch._costs import Costs, TableCosts
 from anybatch._errors import BackendNotFoundError, BackendUnavailableError, ContractError, InputError, ModelError
 from anybatch._planner import Policy
@@ -165,10 +166,12 @@ def open_model(
     backend: str | Backend | None = None,
     device: int = 0,
     batch_sizes: Sequence[int] | None = None,
-    costs: Costs | Mapping[int, float] | None = None,
+    costs: Costs | Calibration | Mapping[int, float] | str | os.PathLike[str] | None = None,
     policy: Policy = "least_cost",
     padding: Padding = "zero",
     combine: Mapping[str, Combine] | None = None,
+    adapt: bool = True,
+    explore: float = 0.01,
     **options: Any,
 ) -> Runner:
     """Open a model for requests of any number of rows.
@@ -178,11 +181,15 @@ def open_model(
         backend: a backend's name, or a backend itself; None takes the one that opens files of this suffix, and never another.
         device: index of the device, from 0.
         batch_sizes: the batch sizes to compile for, such as ``[1, 4, 8]``; None takes what the model offers.
-        costs: the cost of one launch of each batch size, in any unit; None uses a prior.
+        costs: the cost of one launch of each batch size, in any unit; or a calibration, or its file. None takes the calibration
+            that `Runner.calibrate` or ``anybatch calibrate`` kept for this model, backend, device, batch sizes and options,
+            else a prior. One that is out of date, or of something else, is not used: given, it is refused; found, it is
+            warned about (RuntimeWarning).
         policy: how requests are split, see `Planner`.
         padding: what rows beyond a request hold: ``"zero"``, ``"repeat"``, or constants by input name.
         combine: how values of outputs without a batch axis become one over several launches, by output name:
             ``"same"``, ``"sum"``, ``"mean"``, ``"max"`` or ``"min"``.
+        adapt, explore: how launches correct a calibration, see `Runner`.
         options: the backend's own options; its documentation lists them.
 
     Returns:
@@ -200,9 +207,36 @@ def open_model(
     chosen = _choose_backend(backend, source)
     sizes = None if batch_sizes is None else check_batch_sizes(batch_sizes)
     table = TableCosts(costs) if isinstance(costs, Mapping) else costs
-    session = chosen.open(source, device=_check_device(device), batch_sizes=sizes, options=options)
+    if isinstance(table, (str, os.PathLike)):
+        table = Calibration.load(table)
+    index = _check_device(device)
+    clock: Clock | None = getattr(chosen, "clock", None)
+    session = chosen.open(source, device=index, batch_sizes=sizes, options=options)
     try:
-        return Runner(session, backend=chosen.name, costs=table, policy=policy, padding=padding, combine=combine)
+        setting = describe_setting(
+            backend=chosen.name,
+            device=index,
+            batching=session.batching,
+            options=options,
+            clock=clock,
+        )
+        shelf = Shelf(source, setting, chosen.check_usable)
+        if table is None:
+            table = shelf.find()
+        elif isinstance(table, Calibration):
+            shelf.check(table)
+        return Runner(
+            session,
+            backend=chosen.name,
+            costs=table,
+            policy=policy,
+            padding=padding,
+            combine=combine,
+            adapt=adapt,
+            explore=explore,
+            clock=clock,
+            shelf=shelf,
+        )
     except Exception as error:
         try:
             session.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 import operator
 import os
 import threading
@@ -10,20 +12,24 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from statistics import median
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
-from anybatch._backend import Session
-from anybatch._batching import Batching
+from anybatch._backend import Clock, Session
+from anybatch._batching import AnyBatch, Batching, MultipleOf
+from anybatch._calibration import Calibration, Setting, Shelf, describe_setting, measure, now, sizes_to_measure
 from anybatch._costs import Costs
+from anybatch._drift import LiveCosts, timed
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
 from anybatch._pipeline import map_ordered, run_side_by_side
 from anybatch._planner import Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
+from anybatch._samples import free_names, random_inputs, take_rows
 from anybatch._staging import Padding, Staging
 from anybatch._tensors import Array, Combine, ModelSpec, TensorSpec, check_request, symbols_of
 
@@ -34,6 +40,8 @@ _NDARRAY: Final = np.ndarray
 _Expected: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]  # name, shape and dtype of each output
 _NO_SYMBOLS: Final[Mapping[str, int]] = {}
 _CONTIGUOUS_ALIGNED: Final = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+_RECENT: Final = 33  # runs of a plan whose times are kept, for their median
+_IN_A_SECOND: Final[Mapping[str, float]] = {"s": 1.0, "ms": 1e3, "us": 1e6}  # units of costs that are times
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,8 @@ class Stats:
         rows: real rows in them.
         padded_rows: rows executed beyond those.
         launches: how often each batch size was executed.
-        seconds: wall time inside `run`, summed over threads.
+        seconds: time inside `run`, summed over threads; wall time, or that of a simulator's device clock.
+        sizes: how many requests had each number of rows.
     """
 
     requests: int
@@ -53,6 +62,31 @@ class Stats:
     padded_rows: int
     launches: Mapping[int, int]
     seconds: float
+    sizes: Mapping[int, int]
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Counters of plans, added up."""
+
+    requests: int = 0
+    rows: int = 0
+    padded_rows: int = 0
+    launches: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+    sizes: Counter[int] = field(default_factory=Counter)
+
+    def add(self, prepared: _Prepared) -> None:
+        runs, plan = prepared.runs, prepared.plan
+        if not runs:
+            return
+        self.requests += runs
+        self.rows += runs * plan.rows
+        self.padded_rows += runs * plan.padded_rows
+        for gear, count in Counter(launch.gear for launch in plan.launches).items():
+            self.launches[gear] += runs * count
+        self.seconds += prepared.seconds
+        self.sizes[plan.rows] += runs
 
 
 class _Prepared:
@@ -64,10 +98,12 @@ class _Prepared:
         padded: the gear of the one launch that needs padding and nothing else; 0 where that is not so.
         expected: what comes back for all rows, and for as many as each launch hands over; None where dimensions are free.
         kept: whether the runner keeps this for the next request of as many rows.
-        runs: completed requests.
+        runs: completed requests, as long as it is kept.
+        seconds: time they took.
+        recent: time each of the last of them took.
     """
 
-    __slots__ = ("expected", "kept", "padded", "plan", "runs", "whole")
+    __slots__ = ("expected", "kept", "padded", "plan", "recent", "runs", "seconds", "whole")
 
     def __init__(self, plan: Plan, *, whole: int, padded: int, expected: dict[int, _Expected | None], kept: bool) -> None:
         self.plan = plan
@@ -76,6 +112,8 @@ class _Prepared:
         self.expected = expected
         self.kept = kept
         self.runs = 0
+        self.seconds = 0.0
+        self.recent: deque[float] = deque(maxlen=_RECENT)
 
 
 class Runner:
@@ -88,12 +126,19 @@ class Runner:
     Args:
         session: the opened model; `close` closes it.
         backend: the backend's name, for reports.
-        costs: what a launch of each size costs; None uses `AffineCosts()`.
+        costs: what a launch of each size costs; None uses `AffineCosts()`. A `Calibration` is corrected by launches as they
+            come, see `adapt`.
         policy: how requests are split, see `Planner`.
         padding: what rows beyond a request hold: ``"zero"``, ``"repeat"`` (the last row again), or a mapping of input names
             to constants.
         combine: how values of outputs without a batch axis become one over several launches, by output name; see
             `TensorSpec`.
+        adapt: whether launches correct costs that were measured by `calibrate`: where a size became slower or faster, requests
+            are planned anew. Only launches count that had the session for themselves.
+        explore: share of the launches' time, 0 to 1, that may go into launches of sizes that plans avoid, to see whether they
+            became faster. A request that explores is predicted to take at most one launch longer; 0 never explores.
+        clock: what launches are timed with; None is the wall clock.
+        shelf: where calibrations of this model are kept.
 
     Raises:
         InputError: an argument does not fit.
@@ -108,16 +153,22 @@ class Runner:
         session: Session,
         *,
         backend: str = "session",
-        costs: Costs | None = None,
+        costs: Costs | Calibration | None = None,
         policy: Policy = "least_cost",
         padding: Padding = "zero",
         combine: Mapping[str, Combine] | None = None,
+        adapt: bool = True,
+        explore: float = 0.01,
+        clock: Clock | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
+        if not 0 <= explore <= 1:
+            raise InputError(f"expected explore to be a share of the time, 0 to 1, got {explore!r}")
         self.backend: Final = backend
         self._session = session
         self._spec = spec = _with_combine(session.spec, combine or {})
         self._batching: Batching = session.batching
-        self._planner = Planner(self._batching, costs, policy)
+        self._planner = Planner(self._batching, costs.costs() if isinstance(costs, Calibration) else costs, policy)
         self._staging = Staging(spec, padding)
         self._session_pads = self._batching.pads and self._staging.all_zeros
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
@@ -129,7 +180,14 @@ class Runner:
         self._quick: Final = tuple((t.name, t.dtype, cast("dict[tuple[int, ...], int]", {})) for t in spec.inputs)
         if session.concurrency is not None and session.concurrency < 1:
             raise ContractError(f"{backend}: expected a concurrency of at least 1, or None, got {session.concurrency}")
-        self._execute = _limited(session.execute, session.concurrency)
+        self._gate = _gate(session.concurrency)
+        self._execute = _limited(session.execute, self._gate)
+        self._device_clock = clock
+        self._clock: Callable[[], float] = perf_counter if clock is None else clock
+        self._shelf = shelf
+        self._adapt = adapt
+        self._explore = explore
+        self._live: LiveCosts | None = None
         self._workers = session.concurrency or min(4, os.cpu_count() or 1)
         self._executor: ThreadPoolExecutor | None = None
         self._worker_idents: set[int] = set()
@@ -141,8 +199,10 @@ class Runner:
         # there is none; a call adds its entry first and then looks at _closed. So one always sees the other.
         self._in_progress: deque[None] = deque()
         self._idle = threading.Condition()
-        self._dropped = Stats(0, 0, 0, {}, 0.0)  # counts of plans that were not kept
-        self._seconds = 0.0
+        self._dropped = _Totals()  # counts of plans that are not kept
+        self.calibration: Calibration | None = None
+        if isinstance(costs, Calibration):
+            self._use(costs)
         self._closed = False
 
     @property
@@ -191,12 +251,14 @@ class Runner:
             ClosedError: close() was called before.
             After any of these but ClosedError the runner is as usable as the session is.
         """
-        started = perf_counter()
+        started = self._clock()
         rows = self._quick_rows(inputs)
         quick = rows >= 0 and out is None
         if rows < 0:
             rows, inputs = self._check_request(inputs)
         prepared = self._prepared.get(rows) or self._prepare(rows)
+        if self._live is not None and self._live.attention:
+            prepared = self._attend(self._live, prepared)
         self._in_progress.append(None)
         try:
             if self._closed:
@@ -213,14 +275,15 @@ class Runner:
                 outputs = self._run_launches(inputs, prepared, out)
             with self._lock:
                 prepared.runs += 1
-                self._seconds += perf_counter() - started
+                seconds = self._clock() - started
+                prepared.seconds += seconds
+                prepared.recent.append(seconds)
+                if self._live is not None:
+                    self._live.earn(seconds * self._live.scale)
                 if not prepared.kept:
-                    self._dropped = self._count([prepared])
+                    self._drop(prepared)
         finally:
-            self._in_progress.pop()
-            if self._closed:
-                with self._idle:
-                    self._idle.notify_all()
+            self._leave()
         return outputs
 
     def __call__(self, *arrays: Array) -> Array | dict[str, Array]:
@@ -287,12 +350,89 @@ class Runner:
         Raises:
             InputError: see `plan`.
         """
-        return explain_rows(self._planner, self.plan(rows))
+        explanation = explain_rows(self._planner, self.plan(rows))
+        with self._lock:
+            prepared = self._prepared.get(rows)
+            scale = _IN_A_SECOND.get(explanation.cost_unit)
+            if prepared is None or not prepared.runs or scale is None:
+                return explanation
+            return replace(explanation, runs=prepared.runs, actual=median(prepared.recent) * scale)
+
+    def calibrate(
+        self,
+        *,
+        seconds: float = 10.0,
+        tolerance: float = 0.02,
+        max_rows: int = 64,
+        inputs: Mapping[str, Array] | None = None,
+        save: bool | str | os.PathLike[str] = True,
+        progress: Callable[[float], None] = lambda _share: None,
+    ) -> Calibration:
+        """Measure what a launch of each size takes, plan with that from now on, and keep it for the next `anybatch.open`.
+
+        Gears are measured as they are; where any number of rows can be launched, sizes up to `max_rows`, and more of them where
+        a row becomes dearer from one size to the next: there, requests are split. Requests that run meanwhile are measured
+        with it, so there should be none.
+
+        Args:
+            seconds: wall time to spend at most, except that each size is launched three times.
+            tolerance: stop earlier once half of each median's 95 % confidence interval is at most this share of it.
+            max_rows: largest size to measure where sizes are free, and largest multiple.
+            inputs: rows to measure with, one or more, which are repeated; None makes up random ones.
+            save: True keeps the calibration beside the model's file, or among what anybatch keeps where there is none or its
+                folder cannot be written; a path saves it there; False nowhere. A runner made without `anybatch.open` has no
+                model file: True saves nothing.
+            progress: called with the share of the time that is spent, and 1 at the end.
+
+        Raises:
+            InputError: an argument does not fit, the model leaves dimensions free that no `inputs` tell, launches take no time
+                on the clock, or the file cannot be written; in the last case the runner plans with what was measured.
+            DeviceError: the runtime failed; the costs are as before.
+            ClosedError: close() was called before.
+        """
+        sizes = sizes_to_measure(self._batching, max_rows)
+        feeds = self._feeds(max(sizes), inputs)
+        launch = _limited(self._session.execute, self._gate)
+        begun = perf_counter()
+        self._in_progress.append(None)
+        try:
+            if self._closed:
+                raise ClosedError(f"{self!r}: calibrate() after close()")
+            found = measure(
+                lambda size: launch(feeds(size), size, None),
+                sizes,
+                clock=self._clock,
+                seconds=seconds,
+                tolerance=tolerance,
+                refine=isinstance(self._batching, AnyBatch),
+                progress=progress,
+            )
+        finally:
+            self._leave()
+        setting = self._shelf.setting if self._shelf is not None else self._own_setting()
+        calibration = Calibration(found, setting, now(), perf_counter() - begun, tolerance)
+        self._use(calibration)
+        if save is True:
+            if self._shelf is not None:
+                self.calibration = self._shelf.keep(calibration)
+        elif save is not False:
+            self.calibration = calibration.save(save)
+        return self.calibration or calibration
 
     def stats(self) -> Stats:
         """Return what the runner has done so far; one consistent picture, also after close()."""
         with self._lock:
-            return self._count(self._prepared.values())
+            totals = copy.deepcopy(self._dropped)
+            for prepared in self._prepared.values():
+                totals.add(prepared)
+        return Stats(
+            totals.requests,
+            totals.rows,
+            totals.padded_rows,
+            dict(totals.launches),
+            totals.seconds,
+            dict(sorted(totals.sizes.items())),
+        )
 
     def close(self) -> None:
         """Refuse new calls, wait for the calls in progress, and close the session.
@@ -379,33 +519,106 @@ class Runner:
         return rows, arrays
 
     def _prepare(self, rows: int) -> _Prepared:
-        plan = self._plan_for_outputs(self._planner.plan(rows))
+        planner = self._planner
+        prepared = self._make_ready(self._plan_for_outputs(planner.plan(rows)))
+        plan = prepared.plan
+        with self._lock:
+            self._kept_launches += len(plan.launches)
+            prepared.kept = (
+                planner is self._planner and len(self._prepared) < _MAX_PLANS and self._kept_launches <= _MAX_LAUNCHES
+            )
+            return self._prepared.setdefault(plan.rows, prepared) if prepared.kept else prepared
+
+    def _make_ready(self, plan: Plan) -> _Prepared:
+        """Return a plan made ready, not kept."""
         fed = {self._fed(launch) for launch in plan.launches}
         gear = plan.launches[0].gear if len(plan.launches) == 1 else 0
         whole = gear if fed == {plan.rows} else 0
         padded = gear if not whole and not self._unbatched else 0
         expected = {count: self._expected(count) for count in {plan.rows, *fed}}
-        with self._lock:
-            self._kept_launches += len(plan.launches)
-            kept = len(self._prepared) < _MAX_PLANS and self._kept_launches <= _MAX_LAUNCHES
-            prepared = _Prepared(plan, whole=whole, padded=padded, expected=expected, kept=kept)
-            return self._prepared.setdefault(plan.rows, prepared) if kept else prepared
+        return _Prepared(plan, whole=whole, padded=padded, expected=expected, kept=False)
 
     def _fed(self, launch: Launch) -> int:
         """Return how many rows a launch hands to the session: the real ones where that pads, else all of the gear."""
         return launch.rows if self._session_pads else launch.gear
 
-    def _count(self, prepared: Iterable[_Prepared]) -> Stats:
-        """Add the counters of plans to those of dropped ones; the lock is held."""
-        requests, rows, padded_rows = self._dropped.requests, self._dropped.rows, self._dropped.padded_rows
-        launches = Counter(self._dropped.launches)
-        for each in prepared:
-            requests += each.runs
-            rows += each.runs * each.plan.rows
-            padded_rows += each.runs * each.plan.padded_rows
-            for launch in each.plan.launches if each.runs else ():
-                launches[launch.gear] += each.runs
-        return Stats(requests, rows, padded_rows, dict(launches), self._seconds)
+    def _drop(self, prepared: _Prepared) -> None:
+        """Move a plan's counts to those of plans that are not kept; the lock is held."""
+        self._dropped.add(prepared)
+        prepared.runs, prepared.seconds = 0, 0.0
+
+    def _leave(self) -> None:
+        """Count a call out, for `close` to see."""
+        self._in_progress.pop()
+        if self._closed:
+            with self._idle:
+                self._idle.notify_all()
+
+    def _use(self, calibration: Calibration) -> None:
+        """Plan with measured costs from now on, and let launches correct them."""
+        costs = calibration.costs()
+        self.calibration = calibration
+        self._plan_anew(costs)
+        if self._adapt and not isinstance(self._batching, MultipleOf):  # multiples leave nothing to choose
+            # Other plans than the least-cost one are not made where a policy or an output says which.
+            explore = self._explore if self._planner.policy == "least_cost" and not self._unbatched else 0.0
+            live = LiveCosts(costs, explore, _IN_A_SECOND[costs.unit])
+            self._execute = _limited(timed(self._session.execute, live, self._clock), self._gate)
+            self._live = live
+
+    def _plan_anew(self, costs: Costs) -> None:
+        planner = Planner(self._batching, costs, self._planner.policy)
+        with self._lock:
+            self._planner = planner
+            for prepared in self._prepared.values():
+                prepared.kept = False
+                self._drop(prepared)
+            self._prepared.clear()
+            self._kept_launches = 0
+
+    def _attend(self, live: LiveCosts, prepared: _Prepared) -> _Prepared:
+        """Do what launches gave reason to, before the next request: plan anew, or explore a size."""
+        rows = prepared.plan.rows
+        costs = live.take_changes()
+        if costs is not None:
+            self._plan_anew(costs)
+            prepared = self._prepare(rows)
+        size = live.wanted()
+        if size and rows:
+            plan = self._planner.plan_with(size, rows)
+            more = math.inf if plan is None else plan.cost - prepared.plan.cost
+            if live.may_explore(size, more) and plan is not None:
+                return self._make_ready(plan)
+        return prepared
+
+    def _feeds(self, rows: int, inputs: Mapping[str, Array] | None) -> Callable[[int], Mapping[str, Array]]:
+        """Return what hands out the first so many rows of the same `rows` rows."""
+        if inputs is None:
+            free = [name for tensor in self._spec.inputs for name in free_names(tensor).values()]
+            if free:
+                raise InputError(
+                    f"the model leaves dimensions free, {free}: hand over rows to measure with, calibrate(inputs=...)"
+                )
+            inputs = random_inputs(self._spec, rows)
+        else:
+            _, inputs = check_request(self._spec, inputs)
+        most = take_rows(self._spec, inputs, rows)
+
+        def feed(size: int) -> dict[str, Array]:
+            return {
+                tensor.name: most[tensor.name]
+                if tensor.batch_axis is None
+                else _as_contiguous(tensor.rows_of(most[tensor.name], 0, size))
+                for tensor in self._spec.inputs
+            }
+
+        return functools.cache(feed)
+
+    def _own_setting(self) -> Setting:
+        setting = describe_setting(
+            backend=self.backend, device=0, batching=self._batching, options={}, clock=self._device_clock
+        )
+        return replace(setting, runtime=self.backend)
 
     def _plan_for_outputs(self, plan: Plan) -> Plan:
         """Return a plan that outputs without rows allow: `plan`, or one without padding, or one whole launch."""
@@ -507,6 +720,10 @@ class Runner:
         steps = [functools.partial(execute, start, launch) for start, launch in zip(starts, launches, strict=False)]
         # Only where the session says how many launches it takes: a CPU that takes any number is busy with one.
         side_by_side = min(self._session.concurrency or 1, len(steps))
+        if side_by_side > 1 and self._live is not None and prepared.recent:
+            overlap = prepared.plan.cost - median(prepared.recent) * self._live.scale
+            if self._live.may_time_apart(overlap):
+                side_by_side = 1
         if side_by_side == 1:
             for step in steps:
                 step()
@@ -665,11 +882,20 @@ def _as_expected(results: Mapping[str, Array], expected: _Expected | None) -> bo
     return True
 
 
-def _limited(execute: Callable[..., Mapping[str, Array]], concurrency: int | None) -> Callable[..., Mapping[str, Array]]:
-    """Return `execute`, entered by at most `concurrency` threads at once."""
+_Gate: TypeAlias = "threading.Lock | threading.BoundedSemaphore | None"
+
+
+def _gate(concurrency: int | None) -> _Gate:
+    """Return what lets that many threads in at once; None for any number."""
     if concurrency is None:
+        return None
+    return threading.Lock() if concurrency == 1 else threading.BoundedSemaphore(concurrency)
+
+
+def _limited(execute: Callable[..., Mapping[str, Array]], gate: _Gate) -> Callable[..., Mapping[str, Array]]:
+    """Return `execute`, entered through a gate."""
+    if gate is None:
         return execute
-    gate = threading.Lock() if concurrency == 1 else threading.BoundedSemaphore(concurrency)
 
     def execute_limited(inputs: Mapping[str, Array], gear: int, out: Mapping[str, Array] | None) -> Mapping[str, Array]:
         with gate:

@@ -56,3 +56,25 @@ def _random_array(generator: np.random.Generator, dtype: np.dtype[Any], shape: l
     if dtype.kind == "c":
         return (generator.standard_normal(shape) + 1j * generator.standard_normal(shape)).astype(dtype)
     return generator.standard_normal(shape).astype(dtype)  # bfloat16 and its like are of kind "V"
+
+
+def take_rows(spec: ModelSpec, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    """Return a request of that many rows from the beginning of another, which is repeated where it is shorter.
+
+    Arrays are contiguous, so that what is measured later is not the copy that others would need.
+
+    Raises:
+        InputError: there are no rows to repeat.
+    """
+    taken = {}
+    for tensor in spec.inputs:
+        array = inputs[tensor.name]
+        if tensor.batch_axis is not None:
+            length = array.shape[tensor.batch_axis]
+            if length == 0:
+                raise InputError(f"{tensor.name!r}: expected at least one row to measure with, got {list(array.shape)}")
+            times = [1] * array.ndim
+            times[tensor.batch_axis] = -(-rows * tensor.rows_per_row // length)
+            array = tensor.rows_of(array if rows * tensor.rows_per_row <= length else np.tile(array, times), 0, rows)
+        taken[tensor.name] = np.ascontiguousarray(array)
+    return taken

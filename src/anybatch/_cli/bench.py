@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from anybatch import _registry
-from anybatch._bench import Latency, awkward_sizes, measure_latencies, take_rows
+from anybatch._bench import Latency, awkward_sizes, measure_latencies
 from anybatch._cli._arguments import (
     BackendName,
     BatchSizes,
@@ -37,7 +37,7 @@ from anybatch._cli.inspect import batching_as_json
 from anybatch._errors import InputError
 from anybatch._planner import check_rows
 from anybatch._runner import Runner
-from anybatch._samples import random_inputs
+from anybatch._samples import random_inputs, take_rows
 from anybatch._tensors import Array, check_request
 
 

@@ -32,6 +32,23 @@ def _say_what_it_is() -> str:
     return f"acl_sim {version('anybatch-ascend-sim')}, a simulator: its times are modelled"
 
 
+class DeviceClock:
+    """The simulator's device clock, as `anybatch.Clock`: how far what was queued so far has come."""
+
+    @property
+    def name(self) -> str:
+        """What it is, and the cost model that its times come from."""
+        from acl_sim import testing
+
+        return f"device clock of acl_sim, modelled by {testing.ledger().profile}"
+
+    def __call__(self) -> float:
+        """Return device time in seconds."""
+        from acl_sim import testing
+
+        return testing.ledger().device_time_us * 1e-6
+
+
 def backend(acl: Callable[[], ModuleType] = _import_simulator) -> AscendBackend:
     """Return the backend; `acl` stands in for the import of the simulator, for benchmarks that watch its calls."""
     return AscendBackend(
@@ -40,6 +57,7 @@ def backend(acl: Callable[[], ModuleType] = _import_simulator) -> AscendBackend:
         acl=acl,
         atc=[sys.executable, "-m", "acl_sim.atc"],
         runtime=_say_what_it_is,
+        clock=DeviceClock(),
     )
 
 

@@ -45,6 +45,7 @@ class AscendBackend:
         acl: imports pyACL, or what stands in for it: a module with the same functions. None: ``import acl``.
         atc: program and leading arguments of the converter. None: the ``atc`` on the PATH.
         runtime: says in one line what stands in for the card, for `check_usable`. None: looks for CANN and for cards.
+        clock: what launches are timed with on what stands in for the card. None: the wall clock.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class AscendBackend:
         acl: Callable[[], ModuleType] | None = None,
         atc: Sequence[str] | None = None,
         runtime: Callable[[], str] | None = None,
+        clock: anybatch.Clock | None = None,
     ) -> None:
         self.name = name
         self.suffixes = suffixes
         self._acl = acl
         self._atc = atc
         self._runtime = runtime
+        self.clock = clock
 
     def check_usable(self) -> str:
         """Return what there is of CANN and cards, found without importing anything; see `anybatch.Backend`."""

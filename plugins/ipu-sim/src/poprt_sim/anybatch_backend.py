@@ -33,9 +33,26 @@ def _say_what_it_is() -> str:
     return f"poprt_sim {version('anybatch-ipu-sim')}, a simulator: its times are modelled"
 
 
+class DeviceClock:
+    """The simulator's device clock, as `anybatch.Clock`: how far what was queued so far has come."""
+
+    @property
+    def name(self) -> str:
+        """What it is, and the cost model that its times come from."""
+        from poprt_sim import testing
+
+        return f"device clock of poprt_sim, modelled by {testing.ledger().profile}"
+
+    def __call__(self) -> float:
+        """Return device time in seconds."""
+        from poprt_sim import testing
+
+        return testing.ledger().device_time_us * 1e-6
+
+
 def backend(poprt: Callable[[], ModuleType] = _import_simulator) -> IpuBackend:
     """Return the backend; `poprt` stands in for the import of the simulator, for benchmarks that watch its calls."""
-    return IpuBackend("ipu-sim", suffixes=frozenset(), poprt=poprt, runtime=_say_what_it_is)
+    return IpuBackend("ipu-sim", suffixes=frozenset(), poprt=poprt, runtime=_say_what_it_is, clock=DeviceClock())
 
 
 @anybatch.hookimpl

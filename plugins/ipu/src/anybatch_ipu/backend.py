@@ -65,6 +65,7 @@ class IpuBackend:
         suffixes: the files that mean this backend.
         poprt: imports PopRT, or what stands in for it: a package with the same modules. None: ``import poprt``.
         runtime: says in one line what stands in for the IPU, for `check_usable`. None: looks for PopRT and for devices.
+        clock: what launches are timed with on what stands in for the IPU. None: the wall clock.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class IpuBackend:
         suffixes: frozenset[str] = frozenset({".popef"}),
         poprt: Callable[[], Any] | None = None,
         runtime: Callable[[], str] | None = None,
+        clock: anybatch.Clock | None = None,
     ) -> None:
         self.name = name
         self.suffixes = suffixes
         self._poprt = poprt
         self._runtime = runtime
+        self.clock = clock
 
     def check_usable(self) -> str:
         """Return what there is of PopRT and IPUs, found without importing anything; see `anybatch.Backend`."""
