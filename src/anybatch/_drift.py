@@ -7,8 +7,8 @@ is, and a real change is believed after three launches of the size.
 A size that plans avoid would never be seen to have become cheaper. So now and then a request is run with one launch of a size
 that was not seen for long. Such a plan costs at most that one launch more than the best one: the rows it leaves are fewer than
 before. And it is made only once that much time has been saved up, a small share of what launches took. When the launch shows a
-change, up to two more follow soon, so that it can be believed. Out of the same savings, launches of a request that would overlap
-are run one after another at times: only what a launch takes by itself says anything about its size.
+change, up to two more follow soon, so that it can be believed. Out of the same savings, launches of a request that would
+overlap are run one after another at times: only what a launch takes by itself says anything about its size.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _BELIEVED: Final = 3  # launches in a row that make a new level
 _SHIFT: Final = 0.05  # share of the planned cost by which a level must have moved before plans are made anew
 _REVIEW: Final = 32  # launches between two looks at all sizes; a power of two
 _APART: Final = 8  # of so many requests with overlapping launches, one may be run without overlap
+_HOARD: Final = 4  # launches of the dearest size that may be saved up for: no long time of peace pays for a burst
 _UNSEEN: Final = 64  # launches after which a size that was not among them may be explored
 
 
@@ -72,6 +73,7 @@ class LiveCosts:
         self._levels = {size: _Level(costs.of(size), costs.error_of(size) / costs.of(size)) for size in costs.sizes}
         self._lock = threading.Lock()
         self._savings = 0.0
+        self._most_savings = self._hoard()
         self._changed = False
         self._wanted = 0
         self._follow_up = 0
@@ -105,7 +107,8 @@ class LiveCosts:
 
     def earn(self, cost: float) -> None:
         """Save up a share of what a request took."""
-        self._savings += self._explore * cost  # an update that is lost to another thread does not matter
+        # An update that is lost to another thread does not matter.
+        self._savings = min(self._savings + self._explore * cost, self._most_savings)
 
     def may_time_apart(self, more: float) -> bool:
         """Whether a request's launches may run one after another, so that each can be noted, which takes so much longer."""
@@ -133,6 +136,7 @@ class LiveCosts:
         """Look whether plans are out of date, and which size to explore."""
         if any(abs(state.level - state.planned) > _SHIFT * state.planned for state in self._levels.values()):
             self._changed = self.attention = True
+        self._most_savings = self._hoard()
         if self._explore and not self._wanted:
             size, state = min(self._levels.items(), key=lambda item: item[1].seen)
             if self.launches - state.seen >= _UNSEEN and self._savings >= state.level:
@@ -149,6 +153,9 @@ class LiveCosts:
             for state in self._levels.values():
                 state.planned = state.level
             return self._costs()
+
+    def _hoard(self) -> float:
+        return _HOARD * max(state.level for state in self._levels.values())
 
     def _costs(self) -> CurveCosts:
         return CurveCosts(

@@ -861,6 +861,32 @@ def test_device_time_follows_the_profile(files):
         assert busy["compute"] - before == pytest.approx(cost)
 
 
+def test_a_gear_can_slow_down_while_a_program_runs(files):
+    restart(device_time="affine:100,10")
+    client = Client(files["batch"])
+    client.put(np.ones((8, 6), np.float32))
+    busy = testing.ledger().busy_us
+
+    def cost(batch: int) -> float:
+        assert client.set_batch(batch) == 0
+        before = busy.get("compute", 0.0)
+        assert client.execute() == 0
+        return busy["compute"] - before
+
+    assert cost(8) == pytest.approx(180)
+    testing.slow_down("@8", 3.0)
+    assert cost(8) == pytest.approx(540)
+    assert cost(1) == pytest.approx(110)
+    testing.slow_down("@8", 1.0)
+    assert cost(8) == pytest.approx(180)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("nan")])
+def test_nothing_slows_down_by_no_factor(factor):
+    with pytest.raises(ValueError, match="expected a factor above 0"):
+        testing.slow_down("@8", factor)
+
+
 # AIPP
 
 

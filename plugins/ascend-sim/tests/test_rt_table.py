@@ -515,11 +515,14 @@ def test_profiles(tmp_path):
         "slow": {"m@4": 3.0, "@8": 2.0},
     }))  # fmt: skip
     profile = testing.reset(device_time=str(path)).profile
-    assert profile.compute_us("m", "4") == 120.0
+    assert profile.compute_us("m", "4") == 40.0
+    assert profile.slowness("m", "4") == 3.0
+    assert profile.slowness("m", "8") == 2.0
+    assert profile.slowness("a", "1") == 1.0
     assert profile.compute_us("a", "1", rows=3) == 16.0
     assert profile.compute_us("other", "1", flops=3e6, bytes_moved=1e3) == 8.0
     assert profile.compute_us("other", "1", flops=1e6, bytes_moved=4e3) == 9.0
-    assert profile.compute_us("other", "8", flops=3e6) == 16.0
+    assert profile.compute_us("other", "8", flops=3e6) == 8.0
     affine = testing.reset(device_time="affine:100,5").profile
     assert affine.compute_us("x", "8", rows=8) == 140.0
     path.write_text('{"speed": 1}')

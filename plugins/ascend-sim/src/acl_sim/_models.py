@@ -84,7 +84,7 @@ class Loaded:
     mode: str = ""
     current: tuple[GearKind, tuple[int, ...]] | None = None
     last: Task | None = None
-    costs: dict[str, float] = field(default_factory=dict)  # device time by gear, or by shapes
+    costs: dict[str, float] = field(default_factory=dict)  # device time by gear, or by shapes; slowness aside
 
 
 class Models:
@@ -324,7 +324,7 @@ class Execution:
         known = self.loaded.costs.get(text)
         if known is None:
             known = self.loaded.costs[text] = self._cost(text)
-        return known
+        return known * machine().profile.slowness(model.name, text)
 
     def _cost(self, gear_text: str) -> float:
         model = self.loaded.model

@@ -12,6 +12,7 @@ files may leave it out, ours say it of every figure.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -63,7 +64,7 @@ class Profile:
         return self.copy_overhead_us + (size / (rate * 1e3) if rate else 0.0)
 
     def compute_us(self, model: str, gear: str, *, rows: int = 1, flops: float = 0.0, bytes_moved: float = 0.0) -> float:
-        """One execution of `model` (its name) at `gear` (its text)."""
+        """One execution of `model` (its name) at `gear` (its text), `slow` aside."""
         if gear in self.table.get(model, {}):
             cost = self.table[model][gear]
         elif model in self.affine or "*" in self.affine:
@@ -73,9 +74,11 @@ class Profile:
             compute = flops / (self.peak_tflops * 1e6 * self.efficiency) if self.peak_tflops else 0.0
             memory = bytes_moved / (self.memory_gb_s * 1e3 * self.efficiency) if self.memory_gb_s else 0.0
             cost = self.launch_us + max(compute, memory)
-        for key in (f"{model}@{gear}", f"@{gear}", model):
-            cost *= self.slow.get(key, 1.0)
         return cost
+
+    def slowness(self, model: str, gear: str) -> float:
+        """The factor that `slow` makes executions take longer by; it may change while a program runs."""
+        return math.prod(self.slow.get(key, 1.0) for key in (f"{model}@{gear}", f"@{gear}", model)) if self.slow else 1.0
 
 
 FIGURES = tuple(entry.name for entry in fields(Profile) if entry.type == "float")

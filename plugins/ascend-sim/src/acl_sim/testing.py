@@ -8,7 +8,7 @@ from acl_sim._errors import Violation
 from acl_sim._ledger import Ledger
 from acl_sim._machine import Config, Fault, Machine, machine, replace_machine
 
-__all__ = ["Config", "Fault", "Ledger", "Machine", "Violation", "assert_clean", "ledger", "machine", "reset"]
+__all__ = ["Config", "Fault", "Ledger", "Machine", "Violation", "assert_clean", "ledger", "machine", "reset", "slow_down"]
 
 
 def reset(**config: Any) -> Machine:
@@ -19,6 +19,21 @@ def reset(**config: Any) -> Machine:
 def ledger() -> Ledger:
     """The current machine's ledger."""
     return machine().ledger
+
+
+def slow_down(where: str, factor: float) -> None:
+    """Make executions take `factor` times as long from now on; 1 ends it.
+
+    Args:
+        where: a model's name, ``"@8"`` for a gear of any model, or ``"name@8"``.
+        factor: above 0.
+
+    Raises:
+        ValueError: the factor is not above 0, or not finite.
+    """
+    if not 0 < factor < float("inf"):
+        raise ValueError(f"expected a factor above 0, got {factor!r}")
+    machine().profile.slow[where] = factor
 
 
 def assert_clean() -> None:
