@@ -58,6 +58,7 @@ ORDER = [
     "_cli.plan",
     "_cli.run",
     "_cli.bench",
+    "_cli.calibrate",
     "_cli",
     "__main__",
 ]

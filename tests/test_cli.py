@@ -118,7 +118,7 @@ def test_version(cli):
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", ["backends", "compile", "inspect", "plan", "run", "bench"])
+@pytest.mark.parametrize("command", ["backends", "compile", "inspect", "plan", "run", "calibrate", "bench"])
 def test_help_of_a_command_ends_in_an_example(cli, command, flag):
     result = cli(command, flag)
     assert result.code == 0
@@ -127,7 +127,7 @@ def test_help_of_a_command_ends_in_an_example(cli, command, flag):
 
 
 def test_help_fits_80_columns(cli):
-    for command in ([], ["backends"], ["compile"], ["inspect"], ["plan"], ["run"], ["bench"]):
+    for command in ([], ["backends"], ["compile"], ["inspect"], ["plan"], ["run"], ["calibrate"], ["bench"]):
         assert max(map(len, cli(*command, "-h").out.splitlines())) <= 80
 
 
@@ -301,10 +301,21 @@ def test_plan_of_the_readme(cli):
         "cost": 9.4,
         "policy": "least_cost",
         "padding_cost": 0.0,
-        "policies": {"least_cost": 9.4, "round_up": 11.0, "largest_first": 9.4, "one_gear": 11.0, "nearest": 9.4},
+        "policies": {
+            "least_cost": 9.4,
+            "round_up": 11.0,
+            "largest_first": 9.4,
+            "one_gear": 11.0,
+            "nearest": 9.4,
+            "cost_per_request": 9.4,
+        },
         "batching": "gears 1, 2, 4, 8",
         "cost_source": "given by the caller",
         "cost_unit": "",
+        "error": 0.0,
+        "unsure": None,
+        "runs": 0,
+        "actual": None,
     }
 
 
@@ -316,12 +327,13 @@ def test_plan_for_people(cli):
         padding   0 of 13 rows, 0 of the cost
         cost      9.4; costs: given by the caller
 
-        policy         cost  more
-        least_cost      9.4        ━━━━━━━━━━━━━━━━━
-        round_up         11  +17%  ━━━━━━━━━━━━━━━━━━━━
-        largest_first   9.4        ━━━━━━━━━━━━━━━━━
-        one_gear         11  +17%  ━━━━━━━━━━━━━━━━━━━━
-        nearest         9.4        ━━━━━━━━━━━━━━━━━
+        policy            cost  more
+        least_cost         9.4        ━━━━━━━━━━━━━━━━━
+        round_up            11  +17%  ━━━━━━━━━━━━━━━━━━━━
+        largest_first      9.4        ━━━━━━━━━━━━━━━━━
+        one_gear            11  +17%  ━━━━━━━━━━━━━━━━━━━━
+        nearest            9.4        ━━━━━━━━━━━━━━━━━
+        cost_per_request   9.4        ━━━━━━━━━━━━━━━━━
         """)
 
 
@@ -732,7 +744,8 @@ class Recorder:
 
 
 def measure(recorder, sizes, **arguments):
-    return measure_latencies(recorder, {size: {"rows": size} for size in sizes}, clock=recorder.clock, **arguments)
+    clocks = {"clock": recorder.clock, "wall": recorder.clock}
+    return measure_latencies(recorder, {size: {"rows": size} for size in sizes}, **clocks | arguments)
 
 
 def test_sizes_take_turns():
@@ -763,6 +776,17 @@ def test_percentiles_are_times_that_were_measured():
     (latency,) = measure(recorder, [1], iterations=100, warmup=0)
     assert [latency.percentile(percent) for percent in (0, 50, 90, 99, 100)] == [1, 50, 90, 99, 100]
     assert latency.mean == 50.5
+
+
+def test_how_long_to_measure_is_told_by_the_wall_clock():
+    ticks = iter(range(100))
+    (latency,) = measure(Recorder(), [1], seconds=5, warmup=0, wall=lambda: next(ticks))
+    assert latency.seconds == (1,) * 5
+
+
+def test_calls_that_take_no_time_are_refused():
+    with pytest.raises(InputError, match="calls take no time on this clock, .*: give a simulator a cost model"):
+        measure(Recorder(), [1], iterations=2, clock=lambda: 3.0)
 
 
 def test_measuring_nothing_is_refused():

@@ -411,14 +411,18 @@ def test_closing_error_is_attached_to_the_one_to_act_on():
     assert isinstance(caught.value.__cause__, DeviceError)
 
 
-@pytest.mark.parametrize("costs", ["cheap", 3])
-def test_costs_of_no_known_kind(costs):
+def test_costs_of_no_known_kind():
     backend = FakeBackend()
-    with pytest.raises(
-        InputError, match=f"expected costs as AffineCosts, TableCosts or a mapping of sizes to costs, got {costs!r}"
-    ):
-        anybatch.open(AFFINE.onnx_bytes, backend=backend, costs=costs)
+    with pytest.raises(InputError, match="expected costs as AffineCosts, TableCosts or a mapping of sizes to costs, got 3"):
+        anybatch.open(AFFINE.onnx_bytes, backend=backend, costs=3)
     assert backend.alive == 0
+
+
+def test_a_text_as_costs_is_the_file_of_a_calibration():
+    backend = FakeBackend()
+    with pytest.raises(InputError, match="the calibration 'cheap' cannot be read: No such file or directory"):
+        anybatch.open(AFFINE.onnx_bytes, backend=backend, costs="cheap")
+    assert backend.calls == {}
 
 
 def test_numpy_integers_are_device_indices():

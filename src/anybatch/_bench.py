@@ -22,7 +22,7 @@ class Latency:
 
     Attributes:
         plan: the launches of each request.
-        seconds: wall time of each call of `Runner.run`, in the order of the calls; at least one.
+        seconds: time of each call of `Runner.run`, in the order of the calls; at least one.
     """
 
     plan: Plan
@@ -51,6 +51,7 @@ def measure_latencies(
     iterations: int | None = None,
     warmup: int = 3,
     clock: Callable[[], float] = perf_counter,
+    wall: Callable[[], float] = perf_counter,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> list[Latency]:
     """Measure requests of several sizes, in rounds: each round calls every size once, in an order of its own.
@@ -60,17 +61,19 @@ def measure_latencies(
 
     Args:
         requests: for each number of rows, the inputs; at least one.
-        seconds: how long to measure, per size on average; the last round is completed, and at least one is made.
+        seconds: wall time to measure, per size on average; the last round is completed, and at least one is made.
         iterations: how many rounds to make, instead of `seconds`.
         warmup: rounds before that, not reported; the first launches of a size compile, allocate and page in.
-        clock: what tells the time, in seconds.
+        clock: what tells the time of calls, in seconds.
+        wall: what tells how long was measured, in seconds.
         progress: called after each round with the share that is done, 0 to 1.
 
     Returns:
         One per size, in the order of `requests`.
 
     Raises:
-        InputError: there is no request, one has no rows, a number is out of range, or a request does not fit the model.
+        InputError: there is no request, one has no rows, a number is out of range, a request does not fit the model, or
+            calls take no time on the clock.
         DeviceError, ContractError, ClosedError: see `Runner.run`.
     """
     if not requests or min(requests) < 1:
@@ -85,18 +88,19 @@ def measure_latencies(
         for rows in order:
             runner.run(requests[rows])
     measured: dict[int, list[float]] = {rows: [] for rows in requests}
-    budget = seconds * len(order)
-    rounds, spent, share = 0, 0.0, 0.0
+    begun, budget = wall(), seconds * len(order)
+    rounds, share = 0, 0.0
     while share < 1:
         shuffle(order)
         for rows in order:
             started = clock()
             runner.run(requests[rows])
             measured[rows].append(clock() - started)
-            spent += measured[rows][-1]
         rounds += 1
-        share = spent / budget if iterations is None else rounds / iterations
+        share = (wall() - begun) / budget if iterations is None else rounds / iterations
         progress(min(share, 1.0))
+    if not all(sum(times) > 0 for times in measured.values()):
+        raise InputError("calls take no time on this clock, so there is nothing to measure: give a simulator a cost model")
     return [Latency(plans[rows], tuple(times)) for rows, times in measured.items()]
 
 

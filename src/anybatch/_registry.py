@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -222,7 +223,10 @@ def open_model(
         )
         shelf = Shelf(source, setting, chosen.check_usable)
         if table is None:
-            table = shelf.find()
+            try:
+                table = shelf.find()
+            except InputError as error:
+                warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=2)
         elif isinstance(table, Calibration):
             shelf.check(table)
         return Runner(

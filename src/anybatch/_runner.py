@@ -221,6 +221,11 @@ class Runner:
         return self._session.concurrency
 
     @property
+    def clock(self) -> Clock | None:
+        """What launches are timed with; None is the wall clock."""
+        return self._device_clock
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
@@ -375,7 +380,7 @@ class Runner:
         with it, so there should be none.
 
         Args:
-            seconds: wall time to spend at most, except that each size is launched three times.
+            seconds: wall time to spend at most, except that each size is launched once to warm up, and three times more.
             tolerance: stop earlier once half of each median's 95 % confidence interval is at most this share of it.
             max_rows: largest size to measure where sizes are free, and largest multiple.
             inputs: rows to measure with, one or more, which are repeated; None makes up random ones.
@@ -387,17 +392,20 @@ class Runner:
         Raises:
             InputError: an argument does not fit, the model leaves dimensions free that no `inputs` tell, launches take no time
                 on the clock, or the file cannot be written; in the last case the runner plans with what was measured.
-            DeviceError: the runtime failed; the costs are as before.
+            ModelError: the model's file is gone, or was changed since it was opened.
+            DeviceError: the runtime failed.
             ClosedError: close() was called before.
+            After any but a file that cannot be written, the costs are as before.
         """
         sizes = sizes_to_measure(self._batching, max_rows)
-        feeds = self._feeds(max(sizes), inputs)
-        launch = _limited(self._session.execute, self._gate)
-        begun = perf_counter()
         self._in_progress.append(None)
         try:
             if self._closed:
                 raise ClosedError(f"{self!r}: calibrate() after close()")
+            setting = self._shelf.setting if self._shelf is not None else self._own_setting()
+            feeds = self._feeds(max(sizes), inputs)
+            launch = _limited(self._session.execute, self._gate)
+            begun = perf_counter()
             found = measure(
                 lambda size: launch(feeds(size), size, None),
                 sizes,
@@ -409,15 +417,23 @@ class Runner:
             )
         finally:
             self._leave()
-        setting = self._shelf.setting if self._shelf is not None else self._own_setting()
         calibration = Calibration(found, setting, now(), perf_counter() - begun, tolerance)
         self._use(calibration)
         if save is True:
-            if self._shelf is not None:
-                self.calibration = self._shelf.keep(calibration)
+            calibration = calibration if self._shelf is None else self._shelf.keep(calibration)
         elif save is not False:
-            self.calibration = calibration.save(save)
-        return self.calibration or calibration
+            calibration = calibration.save(save)
+        self.calibration = calibration
+        return calibration
+
+    def kept_calibration(self) -> Calibration | None:
+        """Return the calibration that is kept for this model, as `anybatch.open` looks for it; None where there is none.
+
+        Raises:
+            InputError: one is kept, but cannot be read or does not fit; the message says why.
+            ModelError: the model's file is gone, or was changed since it was opened.
+        """
+        return None if self._shelf is None else self._shelf.find()
 
     def stats(self) -> Stats:
         """Return what the runner has done so far; one consistent picture, also after close()."""

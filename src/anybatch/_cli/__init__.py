@@ -22,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from anybatch._cli.backends import backends
 from anybatch._cli.bench import bench
+from anybatch._cli.calibrate import calibrate
 from anybatch._cli.compile import FlagsOfBackends, compile
 from anybatch._cli.inspect import inspect
 from anybatch._cli.plan import plan
@@ -94,6 +95,7 @@ _EXAMPLES: Final[dict[Callable[..., None], str]] = {
     plan: "anybatch plan --gears 1,2,4,8 --costs 1,1.6,2.9,5.5 --rows 13",
     compile: "anybatch compile model.onnx --backend NAME --batch-sizes 1,2,4,8",
     run: "anybatch run model.onnx --input rows.npz --output results.npz",
+    calibrate: "anybatch calibrate model.onnx --batch-sizes 1,4,8 --seconds 20",
     bench: "anybatch bench model.onnx --batch-sizes 1,4,8 --rows 1,7,64",
 }
 for _command, _example in _EXAMPLES.items():

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
 from anybatch import _registry
+from anybatch._cli._files import read_inputs
 from anybatch._cli._output import progress
 from anybatch._errors import InputError
 from anybatch._planner import POLICIES
 from anybatch._runner import Runner
+from anybatch._samples import random_inputs
+from anybatch._tensors import Array, ModelSpec, check_request
 
 Value = TypeVar("Value")
 
@@ -35,6 +40,12 @@ Device: TypeAlias = Annotated[int, typer.Option("--device", help="Index of the d
 BatchSizes: TypeAlias = Annotated[
     str | None, typer.Option("--batch-sizes", metavar="1,4,8", help="Compile for these; default: what the model offers.")
 ]
+InputFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--input", metavar="FILE", help="Rows to use, .npz or .npy; default: random ones.")
+]
+Shape: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--shape", metavar="NAME=SIZE", help="Size of a free dimension; may be repeated.")
+]
 Options: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="NAME=VALUE", help="An option of the backend, as JSON or text; may be repeated."),
@@ -53,13 +64,38 @@ def open_runner(
 ) -> Runner:
     """Open a model as the shared arguments say; `arguments` are further ones of `anybatch.open`.
 
+    Warnings, such as that a calibration does not fit, become lines on stderr.
+
     Raises:
         InputError: an argument does not read as what it should be; and all that `anybatch.open` raises.
     """
     sizes = None if batch_sizes is None else parse_ints("--batch-sizes", batch_sizes)
     own = parse_options(options)
-    with progress(f"opening {model.name}"):  # hardware may compile for minutes
-        return _registry.open_model(model, backend=backend, device=device, batch_sizes=sizes, **arguments, **own)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        try:
+            with progress(f"opening {model.name}"):  # hardware may compile for minutes
+                return _registry.open_model(model, backend=backend, device=device, batch_sizes=sizes, **arguments, **own)
+        finally:
+            for each in caught:
+                print(f"anybatch: warning: {each.message}", file=sys.stderr)
+
+
+def rows_to_measure(spec: ModelSpec, rows: int, file: Path | None, shape: Sequence[str] | None) -> Mapping[str, Array]:
+    """Return inputs to measure with: those of a file, however many rows these are, or that many random ones.
+
+    Args:
+        shape: sizes of free dimensions, as ``NAME=SIZE``, for random ones.
+
+    Raises:
+        InputError: the file or a size does not fit the model.
+    """
+    if file is None:
+        free = {name: parse_int("--shape", size) for name, size in parse_pairs("--shape", shape).items()}
+        return random_inputs(spec, rows, free)
+    if shape:
+        raise InputError("--shape is for random inputs, but --input gives some")
+    return check_request(spec, read_inputs(file, spec, ignore_extra=True))[1]
 
 
 def parse_ints(option: str, text: str) -> list[int]:

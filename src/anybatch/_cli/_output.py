@@ -94,6 +94,16 @@ def activity(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda line: display.update(Text(f"{what}: {' '.join(line.split())}", overflow="ellipsis", no_wrap=True))
 
 
+def time_unit(seconds: float) -> tuple[str, float]:
+    """Return the unit in which a time has at least one digit before the point, and how many of it are in a second."""
+    return next(((unit, scale) for unit, scale in (("s", 1.0), ("ms", 1e3)) if seconds * scale >= 1), ("us", 1e6))
+
+
+def three_digits(number: float) -> str:
+    """Return a number of 0 or more with about three digits."""
+    return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:.0f}"
+
+
 def plan_as_json(plan: Plan) -> dict[str, Any]:
     """Return a plan's rows, launches, padding and cost."""
     return {

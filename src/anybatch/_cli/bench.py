@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import typer
@@ -13,15 +13,16 @@ from anybatch._cli._arguments import (
     BackendName,
     BatchSizes,
     Device,
+    InputFile,
     Json,
     ModelFile,
     Options,
+    Shape,
     open_runner,
-    parse_int,
     parse_ints,
-    parse_pairs,
+    rows_to_measure,
 )
-from anybatch._cli._files import check_input, read_inputs
+from anybatch._cli._files import check_input
 from anybatch._cli._output import (
     bar,
     counted,
@@ -32,13 +33,13 @@ from anybatch._cli._output import (
     print_table,
     print_text,
     progress,
+    three_digits,
+    time_unit,
 )
 from anybatch._cli.inspect import batching_as_json
 from anybatch._errors import InputError
 from anybatch._planner import check_rows
-from anybatch._runner import Runner
-from anybatch._samples import random_inputs, take_rows
-from anybatch._tensors import Array, check_request
+from anybatch._samples import take_rows
 
 
 def bench(
@@ -56,12 +57,8 @@ def bench(
         int | None, typer.Option("--iterations", help="How often to call each size, instead of --seconds.")
     ] = None,
     warmup: Annotated[int, typer.Option("--warmup", help="Calls of each size before measuring.")] = 3,
-    input_file: Annotated[
-        Path | None, typer.Option("--input", metavar="FILE", help="Rows to use, .npz or .npy; default: random ones.")
-    ] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option("--shape", metavar="NAME=SIZE", help="Size of a free dimension; may be repeated.")
-    ] = None,
+    input_file: InputFile = None,
+    shape: Shape = None,
     option: Options = None,
     as_json: Json = False,
 ) -> None:
@@ -69,6 +66,7 @@ def bench(
 
     At several request sizes, by default those that hurt: around and above the batch sizes. Throughput is that of one
     caller, and counts real rows, no padding. Sizes take turns: a loop over one would report times that no caller sees.
+    A simulator's times are those of its device clock, where it has one.
     """
     if seconds is not None and iterations is not None:
         raise InputError("expected --seconds or --iterations, got both")
@@ -76,7 +74,10 @@ def bench(
         check_input(input_file)
     with open_runner(model, backend, device, batch_sizes, option) as runner:
         sizes = awkward_sizes(runner.batching) if rows is None else parse_ints("--rows", rows)
-        requests = _requests(runner, sizes, input_file, shape)
+        for size in sizes:
+            check_rows(size)
+        inputs = rows_to_measure(runner.spec, max(sizes), input_file, shape)
+        requests = {size: take_rows(runner.spec, inputs, size) for size in sizes}
         with progress(counted(len(requests), "size")) as show:
             latencies = measure_latencies(
                 runner,
@@ -84,8 +85,10 @@ def bench(
                 seconds=1.0 if seconds is None else seconds,
                 iterations=iterations,
                 warmup=warmup,
+                clock=runner.clock or perf_counter,
                 progress=show,
             )
+        clock = "wall clock" if runner.clock is None else runner.clock.name
     runtime = _registry.registry().get(runner.backend).check_usable()
     if as_json:
         print_json(
@@ -94,30 +97,18 @@ def bench(
                 "backend": runner.backend,
                 "simulated": is_simulated(runner.backend),
                 "runtime": runtime,
+                "clock": clock,
                 "batching": batching_as_json(runner.batching),
                 "sizes": [_as_json(latency) for latency in latencies],
             }
         )
     else:
         print_text(f"{model} on {runner.backend} ({runtime}), {runner.batching}", "bold")
-        if is_simulated(runner.backend):
+        if runner.clock is not None:
+            print_text(f"SIMULATED: times on the {clock}; no hardware was measured", "yellow")
+        elif is_simulated(runner.backend):
             print_text("SIMULATED: how long the simulator takes on this machine, which says nothing of hardware", "yellow")
         _print(latencies)
-
-
-def _requests(
-    runner: Runner, sizes: list[int], input_file: Path | None, shape: list[str] | None
-) -> dict[int, dict[str, Array]]:
-    for size in sizes:
-        check_rows(size)
-    if input_file is None:
-        free = {name: parse_int("--shape", size) for name, size in parse_pairs("--shape", shape).items()}
-        inputs = random_inputs(runner.spec, max(sizes), free)
-    elif shape:
-        raise InputError("--shape is for random inputs, but --input gives some")
-    else:
-        _, inputs = check_request(runner.spec, read_inputs(input_file, runner.spec, ignore_extra=True))
-    return {size: take_rows(runner.spec, inputs, size) for size in sizes}
 
 
 def _as_json(latency: Latency) -> dict[str, Any]:
@@ -135,7 +126,7 @@ def _as_json(latency: Latency) -> dict[str, Any]:
 
 
 def _print(latencies: list[Latency]) -> None:
-    unit, scale = _unit(min(min(latency.seconds) for latency in latencies))
+    unit, scale = time_unit(min(min(latency.seconds) for latency in latencies))
     print_text(f"times in {unit}, {counted(len(latencies[0].seconds), 'call')} of each size")
     print_text()
     numbers = ("rows", "pad", "min", "p50", "p90", "p99", "mean", "rows/s")
@@ -147,17 +138,8 @@ def _print(latencies: list[Latency]) -> None:
             str(latency.plan.rows),
             str(latency.plan),
             str(latency.plan.padded_rows),
-            *(_three_digits(time * scale) for time in times),
+            *(three_digits(time * scale) for time in times),
             f"{latency.rows_per_s:,.0f}",
             bar(latency.rows_per_s / best, width=12),
         )
     print_table(table)
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    """Return the unit in which a time has at least one digit before the point, and how many of it are in a second."""
-    return next(((unit, scale) for unit, scale in (("s", 1.0), ("ms", 1e3)) if seconds * scale >= 1), ("us", 1e6))
-
-
-def _three_digits(number: float) -> str:
-    return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:.0f}"

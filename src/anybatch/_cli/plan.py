@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anybatch._batching import Gears, check_batch_sizes
+from anybatch._batching import Batching, Gears, check_batch_sizes
+from anybatch._calibration import Calibration
 from anybatch._cli._arguments import BackendName, Device, Json, Options, PolicyName, open_runner, parse_floats, parse_ints
 from anybatch._cli._output import bar, counted, new_table, plan_as_json, print_json, print_table, print_text
-from anybatch._costs import AffineCosts, Costs, TableCosts
+from anybatch._costs import AffineCosts, Costs, CurveCosts, TableCosts
 from anybatch._errors import InputError
 from anybatch._planner import Explanation, Planner, explain_rows
 
@@ -31,6 +33,10 @@ def plan(
     per_row: Annotated[
         float | None, typer.Option("--per-row", help="What each row of a launch costs; with --overhead.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Costs as measured by calibrate; default: what it kept for MODEL."),
+    ] = None,
     policy: PolicyName = "least_cost",
     backend: BackendName = None,
     device: Device = 0,
@@ -40,20 +46,28 @@ def plan(
     """Show how requests are split, and at what cost.
 
     The launches that cover each request, its padding, and what each other policy would cost.
-    Without a MODEL nothing is opened: --gears says which batch sizes there are.
+    Without a MODEL nothing is opened: --gears says which batch sizes there are, or a calibration does.
     """
     counts = [count for text in rows for count in parse_ints("--rows", text)]
     table = _costs(gears, costs, overhead, per_row)
+    if table is not None and calibration is not None:
+        raise InputError("expected --calibration, or costs by other options, got both")
     if model is not None:
-        with open_runner(model, backend, device, gears, option, costs=table, policy=policy) as runner:
+        with open_runner(model, backend, device, gears, option, costs=calibration or table, policy=policy) as runner:
             explanations = [runner.explain(count) for count in counts]
     else:
-        if gears is None:
-            raise InputError("expected a MODEL or --gears, such as --gears 1,2,4,8")
+        if gears is None and calibration is None:
+            raise InputError("expected a MODEL, --gears such as --gears 1,2,4,8, or --calibration")
         if backend is not None or device or option:
             raise InputError("--backend, --device and --option are for opening a MODEL, but there is none")
+        batching: Batching | None = None if gears is None else Gears(tuple(parse_ints("--gears", gears)))
+        if calibration is not None:
+            measured = Calibration.load(calibration)
+            if batching is None:
+                batching = measured.batching
+            table = _say_what_is_estimated(measured.costs(), batching)
         # Any string is a policy until the planner says which there are.
-        planner = Planner(Gears(tuple(parse_ints("--gears", gears))), table, policy)  # type: ignore[arg-type]
+        planner = Planner(batching, table, policy)  # type: ignore[arg-type]
         explanations = [explain_rows(planner, count) for count in counts]
     if as_json:
         documents = [_as_json(explanation) for explanation in explanations]
@@ -83,6 +97,11 @@ def _costs(gears: str | None, costs: str | None, overhead: float | None, per_row
     return TableCosts(dict(zip(sizes, values, strict=True)))
 
 
+def _say_what_is_estimated(costs: CurveCosts, batching: Batching) -> CurveCosts:
+    estimated = [size for size in batching.sizes if size not in costs.points] if isinstance(batching, Gears) else []
+    return replace(costs, source=f"{costs.source}; estimated for {estimated}") if estimated else costs
+
+
 def _as_json(explanation: Explanation) -> dict[str, Any]:
     return plan_as_json(explanation.plan) | {
         "padding_cost": explanation.padding_cost,
@@ -90,6 +109,10 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         "batching": explanation.batching,
         "cost_source": explanation.cost_source,
         "cost_unit": explanation.cost_unit,
+        "error": explanation.error,
+        "unsure": None if explanation.unsure is None else plan_as_json(explanation.unsure),
+        "runs": explanation.runs,
+        "actual": explanation.actual,
     }
 
 
@@ -99,7 +122,10 @@ def _print(explanation: Explanation) -> None:
     print_text(
         f"padding   {plan.padded_rows} of {plan.rows + plan.padded_rows} rows, {explanation.padding_cost:.6g}{unit} of the cost"
     )
-    print_text(f"cost      {plan.cost:.6g}{unit}; costs: {explanation.cost_source}")
+    print_text(f"cost      {explanation.predicted}{unit}; costs: {explanation.cost_source}")
+    if explanation.unsure is not None:
+        saving = 1 - explanation.unsure.cost / plan.cost
+        print_text(f"unsure    {explanation.unsure} looks {saving:.1%} cheaper, which the estimates are too unsure to tell")
     print_text()
     table = new_table("policy", "cost", "more", "", numbers=("cost", "more"))
     if not explanation.alternatives:
