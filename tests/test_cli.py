@@ -281,7 +281,7 @@ def test_options_are_json_where_they_read_as_json(cli, monkeypatch, scale):
     options = ["--option", "a=1", "--option", "b=[true, null]", "--option", "c=plain text", "--option", "d=x=y"]
     assert cli("inspect", scale, "--batch-sizes", "1,4", *options).code == 0
     expected = {"a": 1, "b": [True, None], "c": "plain text", "d": "x=y"}
-    assert given_options == {"backend": None, "device": 0, "batch_sizes": [1, 4]} | expected
+    assert given_options == {"backend": None, "device": 0, "batch_sizes": [1, 4], "costs": anybatch.AffineCosts()} | expected
 
 
 def test_unknown_backend(cli_fails, scale):
@@ -385,7 +385,7 @@ def test_plan_of_a_model(cli, scale):
         (["--gears", "1,2", "--costs", "1", "--rows", "3"], "expected one cost for each gear, got 1 costs for 2 gears"),
         (["--gears", "1,2", "--rows", "-3"], "expected rows >= 0, got -3"),
         (["--gears", "1,2", "--rows", "3.5"], "--rows: expected whole numbers such as 1,4,8, got '3.5'"),
-        (["--rows", "3"], "expected a MODEL or --gears, such as --gears 1,2,4,8"),
+        (["--rows", "3"], "expected a MODEL, --gears such as --gears 1,2,4,8, or --calibration"),
         (["--costs", "1", "--rows", "3"], "--costs has one cost for each of --gears, which is missing"),
         (["--gears", "1,1", "--costs", "1,2", "--rows", "3"], "expected each batch size once, got 1 twice"),
         (["--gears", "0", "--rows", "3"], "expected batch sizes to be ints of at least 1, got 0"),
