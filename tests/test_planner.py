@@ -279,14 +279,14 @@ def test_a_curve_tells_nothing_of_no_rows():
 @given(tables(), st.lists(st.integers(1, 150), min_size=1, max_size=4))
 @settings(deadline=None)
 def test_any_number_of_rows_is_split_where_that_costs_least(points, requests):
-    """Launches of the curve's sizes, and at most one of another size up to the largest."""
+    """Launches of the curve's sizes and at most one of another size up to the largest, or one launch of all rows."""
     costs = curve(points)
     plans = Planner(AnyBatch(), costs)
     known = least_costs(max(requests), points, exact=True)
     for rows in requests:
         ways = [costs.of(own) + known[rows - own] for own in range(1, min(rows, max(points)) + 1)]
         plan = plans.cheapest(rows)
-        assert plan.cost == pytest.approx(min(known[rows], *ways), rel=3e-9)
+        assert plan.cost == pytest.approx(min(known[rows], costs.of(rows), *ways), rel=3e-9)
         assert plan.cost == pytest.approx(sum(costs.of(launch.gear) for launch in plan.launches), rel=1e-12)
         assert plan.padded_rows == 0
         assert sum(launch.rows for launch in plan.launches) == rows
@@ -298,6 +298,13 @@ def test_two_rows_that_cost_more_than_twice_one_are_run_one_by_one():
     plans = Planner(AnyBatch(), curve({1: 203.0, 2: 600.0, 4: 1200.0}))
     assert str(plans.plan(3)) == "3 x 1"
     assert plans.plan(3).cost == 609
+
+
+def test_rows_beyond_the_largest_known_size_are_one_launch_where_that_costs_least():
+    plans = Planner(AnyBatch(), curve({1: 11.0, 8: 18.0, 32: 42.0}))
+    assert plans.plan(100).launches == plans.cheapest(100).launches == (Launch(100, 100),)
+    assert plans.plan(100).cost == 110
+    assert Planner(AnyBatch(), curve({4: 4.0})).plan(10**6).launches == (Launch(10**6, 10**6),), "of equal costs, too"
 
 
 def test_a_huge_request_is_split_at_the_size_that_costs_least_per_row():
@@ -365,7 +372,7 @@ def test_cost_per_request_is_tensorflows_rule_until_no_row_is_left():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_where_any_size_can_be_had_policies_make_launches_of_their_own_size(policy):
     plan = Planner(AnyBatch(), curve({1: 1.0, 4: 3.0, 8: 4.0}), policy).plan(13)
-    assert str(plan) == {"round_up": "13", "nearest": "13", "cost_per_request": "13"}.get(policy, "8 + 5")
+    assert str(plan) == ("8 + 5" if policy in ("largest_first", "one_gear") else "13")
     assert plan.padded_rows == 0
 
 

@@ -19,7 +19,8 @@ The least-cost plan
 
     4. *Sessions that take any number* (`AnyBatch` with `CurveCosts`). Besides launches of the known sizes, at most one launch
        has a size of its own, up to the largest known one: f(n) starts as that launch's cost, and 1 goes on from there. Past
-       the largest known size only known sizes are added, so 2 and 3 hold for a window that lies beyond it.
+       the largest known size only known sizes are added, so 2 and 3 hold for a window that lies beyond it. Requests beyond
+       that size are compared with one launch of all their rows, too.
 
     *Ties.* Each launch carries a surcharge of 1e-9 of the cheapest launch's cost, and up to half of that again in proportion
     to its size, so equal costs go to fewer launches, then to less padding. Costs that differ by rounding only (0.1 + 0.2
@@ -278,6 +279,10 @@ class Planner:
             counts = self._covers[exact].counts(rows)
         if counts is None:
             raise InputError(f"{rows} rows cannot be run without padding: this session runs {self.batching}")
+        if self._any_size and rows > max(self._weights):
+            split = math.fsum(self._cost(size) * count for size, count in counts.items())
+            if self._cost(rows) <= split * (1 + _ROUNDING):
+                return {rows: 1}
         return counts
 
     def _lay_out(self, rows: int, counts: Mapping[int, int], policy: Policy) -> Plan:
