@@ -150,7 +150,7 @@ def _change(instead_of: str, costs: CurveCosts, before: Sequence[Plan], after: S
 
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.launches != new.launches]
     saved = sum(cost(old) - cost(new) for old, new in pairs) / sum(map(cost, before))
-    shares = [1 - cost(new) / cost(old) for old, new in pairs]
+    shares = [round(1 - cost(new) / cost(old), 9) for old, new in pairs]  # of equal ones, the first
     most = max([0.0, *shares])
     return Change(
         instead_of,
@@ -233,15 +233,15 @@ def _print_changes(changes: list[Change]) -> None:
         names = " and by ".join(change.instead_of for change in changes)
         print_text(f"requests of 1 to {counted(changes[0].requests, 'row')} are planned as by {names}")
         return
-    table = new_table("instead of", "requests planned otherwise", "saves in all", "at most", numbers=("saves in all",))
+    which = f"planned otherwise, of 1 to {counted(changes[0].requests, 'row')}"
+    table = new_table("instead of", which, "saves in all", "at most", numbers=("saves in all",))
     for change in changes:
         example = ""
         if change.example is not None:
             before, now = change.example
             example = f"{change.most:.1%}: {counted(now.rows, 'row')} as {now}, not {before}"
         listed = f": {_ranges(change.rows)}" if change.rows else ""
-        count = f"{len(change.rows)} of 1 to {counted(change.requests, 'row')}{listed}"
-        table.add_row(change.instead_of, count, f"{change.saved:.1%}", example)
+        table.add_row(change.instead_of, f"{len(change.rows)}{listed}", f"{change.saved:.1%}", example)
     print_table(table)
 
 
