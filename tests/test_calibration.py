@@ -220,7 +220,7 @@ class Bench:
         self.now += self._cost(size, self.launched[-1] if self.launched else None)
         self.launched.append(size)
 
-    def measure(self, sizes, *, seconds=1e9, tolerance=WIDE_OPEN, refine=False, progress=lambda _share: None):
+    def measure(self, sizes, *, seconds=1e9, tolerance=WIDE_OPEN, refine=False, **arguments):
         return measure(
             self.launch,
             sizes,
@@ -228,8 +228,8 @@ class Bench:
             seconds=seconds,
             tolerance=tolerance,
             refine=refine,
-            progress=progress,
             wall=self.clock,
+            **{"progress": lambda _share: None} | arguments,
         )
 
 
@@ -271,6 +271,29 @@ def test_measuring_ends_when_the_time_is_spent():
     found = bench.measure([1, 2], seconds=100, tolerance=1e-9)
     assert 100 <= bench.now < 120
     assert not any(each.is_tight(1e-9) for each in found)
+
+
+def test_a_share_of_the_time_is_spent_however_sure_all_medians_are():
+    # The machine is busy for the first 60 seconds.
+    bench = Bench(lambda _size, _before: 3.0 if bench.now < 60 else 1.0)
+    assert bench.measure([1], seconds=1000)[0].median_s == 3.0
+    bench = Bench(lambda _size, _before: 3.0 if bench.now < 60 else 1.0)
+    assert bench.measure([1], seconds=1000, at_least=0.1)[0].median_s == 1.0
+    assert bench.now == 100
+
+
+def test_a_runner_takes_its_share_of_the_time_on_a_wall_clock_only(monkeypatch):
+    shares = []
+
+    def spy(*arguments, at_least, **named):
+        shares.append(at_least)
+        return measure(*arguments, **named)
+
+    monkeypatch.setattr("anybatch._runner.measure", spy)
+    for backend in (FakeBackend(), Timed(Gears((1,)), linear)):
+        with anybatch.open(AFFINE.onnx_bytes, backend=backend) as runner:
+            runner.calibrate(seconds=0.01, save=False)
+    assert shares == [0.1, 0.0]
 
 
 @pytest.mark.parametrize("refine", [False, True])

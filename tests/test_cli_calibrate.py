@@ -13,6 +13,7 @@ from anybatch import AnyBatch, Calibration, CurveCosts, Gears, Measurement, Mult
 from anybatch._cli import app
 from anybatch._cli.calibrate import _ranges, find_changes
 from anybatch._cli.inspect import age
+from anybatch._version import __version__
 from anybatch.testing import FakeBackend
 from anybatch.testing.models import AFFINE, MODELS
 
@@ -397,7 +398,7 @@ def test_a_stale_calibration_is_a_line_on_stderr(cli, only, model):
     assert result.json["cost_source"] == "affine prior, nothing measured"
     assert result.err == (
         f"anybatch: warning: not used: the calibration {str(calibration.path)!r} is out of date: "
-        f"it was made by anybatch '0.0.1', this is {anybatch._version.__version__!r}; make a new one with `anybatch calibrate`\n"
+        f"it was made by anybatch '0.0.1', this is {__version__!r}; make a new one with `anybatch calibrate`\n"
     )
 
 

@@ -34,6 +34,7 @@ NOT_RUN = {
     "python -m pip install -e '.[testing]' -e examples/02_toy_backend": "needs a network; `install` does its work",
     "python -m pip install -r requirements.txt": "needs a network",
     "python -m pip install ./plugins/ascend ./plugins/ascend-sim": "needs a network; `make test` does its work",
+    "anybatch calibrate examples/01_digits/digits.onnx --batch-sizes 1,4,8,16": "prints what it measures",
     "python train.py": "needs torch and minutes",
     "python train.py --check": "needs torch and minutes",
 }

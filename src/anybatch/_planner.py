@@ -487,7 +487,7 @@ class Explanation:
         error: standard error of the plan's predicted cost; 0 where the costs do not say how sure they are.
         unsure: the plan that looks cheaper by less than can be told from chance, and was not taken for that; else None.
         runs: completed requests of that many rows, with this plan.
-        actual: what they took on average, in the costs' unit where that is a time; None where nothing ran.
+        actual: what the latest of them took, the median, in the costs' unit; None where nothing ran or that unit is no time.
     """
 
     plan: Plan

@@ -23,7 +23,7 @@ import numpy as np
 
 from anybatch._backend import Clock, Session
 from anybatch._batching import AnyBatch, Batching, MultipleOf
-from anybatch._calibration import Calibration, Setting, Shelf, describe_setting, measure, now, sizes_to_measure
+from anybatch._calibration import AT_LEAST, Calibration, Setting, Shelf, describe_setting, measure, now, sizes_to_measure
 from anybatch._costs import Costs
 from anybatch._drift import LiveCosts, timed
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
@@ -381,7 +381,8 @@ class Runner:
 
         Args:
             seconds: wall time to spend at most, except that each size is launched once to warm up, and three times more.
-            tolerance: stop earlier once half of each median's 95 % confidence interval is at most this share of it.
+            tolerance: stop earlier once half of each median's 95 % confidence interval is at most this share of it; on a wall
+                clock not before a tenth of the time is spent, so that a moment in which the machine is busy does not count.
             max_rows: largest size to measure where sizes are free, and largest multiple.
             inputs: rows to measure with, one or more, which are repeated; None makes up random ones.
             save: True keeps the calibration beside the model's file, or among what anybatch keeps where there is none or its
@@ -413,6 +414,7 @@ class Runner:
                 seconds=seconds,
                 tolerance=tolerance,
                 refine=isinstance(self._batching, AnyBatch),
+                at_least=AT_LEAST if self._device_clock is None else 0.0,
                 progress=progress,
             )
         finally:
