@@ -205,6 +205,17 @@ def test_where_any_number_is_launched_splits_are_told(cli, only, model):
     assert "rounding up" not in result.out
 
 
+def test_what_looks_cheaper_otherwise_by_less_than_can_be_told_is_explained(cli, only, model):
+    # One launch of 8 rows for 5 is a little dearer than the prior's 4 + 1, and all that is noisy.
+    noise = np.random.default_rng(0)
+    costs = {1: 3.0e-3, 4: 6.0e-3, 8: 9.4e-3}
+    only(Simulated(Gears((1, 4, 8)), lambda size: costs[size] * float(noise.lognormal(0, 0.04))))
+    lines = cli("calibrate", model, "--tolerance", "0.3").out.splitlines()
+    (prior,) = [line for line in lines if line.startswith("the prior ")]
+    assert " -" in prior
+    assert lines[-2] == "below 0: the other plans look cheaper, by less than these figures can tell"
+
+
 def test_where_nothing_changes_that_is_told(cli, only, model):
     only(Simulated(AnyBatch()))
     assert "requests of 1 to 16 rows are planned as by one launch\n" in cli("calibrate", model, "--max-rows", "8").out

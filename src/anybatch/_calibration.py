@@ -46,8 +46,8 @@ _NORMAL: Final = 1.96  # half the width of a 95 % interval, in standard errors
 _WALL_ERROR: Final = 0.01
 _ROUNDING: Final = 1e-9  # differences of a clock's readings that differ by a smaller share are the same
 _FEW_ERROR: Final = 0.05  # and none from a few launches as surer than this one
-# Share of the time that is spent in any case on a wall clock. Of ten processes that stopped as soon as they were sure, after 0.03 to
-# 1 s, one had met 0.3 s in which the machine was busy: its medians were 35 to 57 % above the others'.
+# Share of the time that is spent in any case on a wall clock. Of ten processes that stopped as soon as they were sure, after
+# 0.03 to 1 s, one had met 0.3 s in which the machine was busy: its medians were 35 to 57 % above the others'.
 AT_LEAST: Final = 0.1
 _FOR_CLIFFS: Final = 0.5  # share of the time that may go into finding where the cost of a row rises
 # Where the cost of a row rises by more than this share from one measured size to the next, sizes between are measured, too.

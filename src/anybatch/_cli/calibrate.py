@@ -119,7 +119,8 @@ class Change:
         instead_of: what requests would be planned by otherwise.
         requests: how many were looked at.
         rows: those of them that are planned otherwise now.
-        saved: share of the time of all those looked at that this saves, by the measured costs.
+        saved: share of the time of all those looked at that this saves, by the measured costs; below 0 where the other plans
+            look cheaper, but by less than can be told.
         most: the largest share saved of one request; 0 where none saves any.
         example: that request's plans, before and now; None where none saves any.
     """
@@ -243,6 +244,8 @@ def _print_changes(changes: list[Change]) -> None:
         listed = f": {_ranges(change.rows)}" if change.rows else ""
         table.add_row(change.instead_of, f"{len(change.rows)}{listed}", f"{change.saved:.1%}", example)
     print_table(table)
+    if any(change.saved < 0 for change in changes):
+        print_text("below 0: the other plans look cheaper, by less than these figures can tell")
 
 
 def _ranges(numbers: Sequence[int], most: int = 8) -> str:
