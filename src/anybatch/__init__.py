@@ -1,5 +1,6 @@
 """Any number of rows through models compiled for a few batch sizes, whatever hardware runs them."""
 
+from anybatch._advisor import Advice, GearChoice, GearUse, advise
 from anybatch._artefacts import Kept, cache_folder, external_files, keep_artefact, model_digest
 from anybatch._backend import Backend, Clock, Compiled, Compiler, Model, Session, check_launch, check_options
 from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf, check_batch_sizes
@@ -38,6 +39,7 @@ from anybatch._tensors import Array, Combine, Dim, ModelSpec, TensorSpec
 __all__ = [
     "COMMON_OPTIONS",
     "POLICIES",
+    "Advice",
     "AffineCosts",
     "AnyBatch",
     "AnybatchError",
@@ -62,6 +64,8 @@ __all__ = [
     "DeviceError",
     "Dim",
     "Explanation",
+    "GearChoice",
+    "GearUse",
     "Gears",
     "InputError",
     "Kept",
@@ -84,6 +88,7 @@ __all__ = [
     "TableCosts",
     "TensorSpec",
     "UncertainCosts",
+    "advise",
     "available_backends",
     "cache_folder",
     "check_batch_sizes",

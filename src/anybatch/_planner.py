@@ -151,7 +151,7 @@ class Planner:
         self._errors: dict[int, float] = {}
         if isinstance(self.costs, UncertainCosts):
             self._errors = {size: self.costs.error_of(size) for size in self._weights}
-        self._covers: dict[bool, _Cover] = {}
+        self._covers: dict[bool, Cover] = {}
         self._growing = threading.Lock()
 
     def plan(self, rows: int, *, exact: bool = False, policy: Policy | None = None) -> Plan:
@@ -275,7 +275,7 @@ class Planner:
         with self._growing:
             if exact not in self._covers:
                 own = [self._cost(size) for size in range(1, max(self._weights) + 1)] if self._any_size else []
-                self._covers[exact] = _Cover(self._weights, pad=not exact and not own, own=own)
+                self._covers[exact] = Cover(self._weights, pad=not exact and not own, own=own)
             counts = self._covers[exact].counts(rows)
         if counts is None:
             raise InputError(f"{rows} rows cannot be run without padding: this session runs {self.batching}")
@@ -322,7 +322,7 @@ def check_rows(rows: int) -> int:
     return number
 
 
-class _Cover:
+class Cover:
     """The table of f(n) of this module's docstring, and plans read from it.
 
     Sizes are divided by their greatest common divisor first: the table of 64, 128, 256 is as short as that of 1, 2, 4.
