@@ -2,7 +2,7 @@
 
 from anybatch._advisor import Advice, GearChoice, GearUse, advise
 from anybatch._artefacts import Kept, cache_folder, external_files, keep_artefact, model_digest
-from anybatch._backend import Backend, Clock, Compiled, Compiler, Model, Session, check_launch, check_options
+from anybatch._backend import Backend, Clock, Compiled, Compiler, Model, Session, check_launch, check_options, gear_limits
 from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf, check_batch_sizes
 from anybatch._calibration import Calibration, Measurement, Setting
 from anybatch._compiling import (
@@ -100,6 +100,7 @@ __all__ = [
     "external_files",
     "find_model_spec",
     "free_batch",
+    "gear_limits",
     "hookimpl",
     "keep_artefact",
     "model_digest",

@@ -6,8 +6,9 @@ The problem
     never cost more, since no plan has to use them; so there is a curve of the least cost against the number of gears.
 
 The search
-    *Adding a gear* to a set whose table of f is known takes whole-array steps: the new gear once or not, then twice more or not,
-    then four times, and so on (`_Tables.add`). So trying all candidates as the next gear costs m such steps, not m tables.
+    *Adding a gear* to a set whose table of f is known takes whole-array steps: the new gear once or not, then twice more
+    or not, then four times, and so on (`_Tables.add`). So trying all candidates as the next gear costs m such steps, not m
+    tables.
 
     *Exhaustive* where all sets can be tried within a bound on the work: a walk that adds one gear per set.
 
@@ -33,7 +34,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from numbers import Integral, Real
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,7 @@ _ROUNDS: Final = 400
 
 _Sizes: TypeAlias = tuple[int, ...]
 _Array: TypeAlias = npt.NDArray[np.float64]
+_Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,9 @@ class Advice:
         return f"batch_sizes={list(self.gears)}"
 
     @property
-    def compiler_line(self) -> str:
-        """The option as compilers with gears take it: ``--dynamic_batch_size=1,4,16``."""
-        return f"--dynamic_batch_size={','.join(map(str, self.gears))}"
+    def compiler_line(self) -> str | None:
+        """The option of compilers with gears, ``--dynamic_batch_size=1,4,16``; None for one gear, which is a fixed shape."""
+        return f"--dynamic_batch_size={','.join(map(str, self.gears))}" if len(self.gears) > 1 else None
 
     def __str__(self) -> str:
         unit = f" {self.cost_unit}" * bool(self.cost_unit)
@@ -175,7 +177,10 @@ class Advice:
         ]
         lines += [f"  {sentence}" for sentence in self.notes]
         others = (f"{each.name} {each.cost:.6g} ({each.cost / self.cost - 1:+.1%})" for each in self.alternatives)
-        lines += [f"  instead: {', '.join(others)}", f"  {self.compiler_line}   {self.batch_sizes_line}"]
+        lines += [
+            f"  instead: {', '.join(others)}",
+            "  " + "   ".join(filter(None, (self.compiler_line, self.batch_sizes_line))),
+        ]
         return "\n".join(lines)
 
     @property
@@ -190,7 +195,8 @@ class Advice:
         estimated = [use.size for use in self.uses if use.provenance in ("interpolated", "extrapolated")]
         if estimated:
             said.append(
-                f"{self.estimated_share:.0%} of that cost is estimated: nobody measured {estimated}; compile, calibrate, ask again"
+                f"{self.estimated_share:.0%} of that cost is estimated, since nobody measured {estimated}: "
+                "compile them, measure, ask again"
             )
         for budget, saving in self.binding.items():
             said.append(f"{_BUDGETS[budget]} binds: beyond it, one more or another gear saves {saving:.2%}")
@@ -241,8 +247,8 @@ def advise(
         min_gears: at least so many.
         gear_limits: the least and the most that a backend can compile into one model, None for any number.
         max_compile_s: seconds to compile all gears, at most.
-        compile_s: seconds to compile one gear: one figure for all, `AffineCosts` of its size, or figures for some sizes and lines
-            between them.
+        compile_s: seconds to compile one gear: one figure for all, `AffineCosts` of its size, or figures for some sizes and
+            lines between them.
         max_memory_bytes: memory, at most; that of a model is set by its largest gear.
         bytes_per_row: memory for each row of the largest gear.
         bytes_fixed: memory on top of that.
@@ -446,13 +452,14 @@ class _Budgets:
         if gear_limits[1] is not None:
             limits["backend_gears"] = _count("the upper of gear_limits", gear_limits[1])
         least = max(lowest, 1 if min_gears is None else _count("min_gears", min_gears))
-        most_by = min(limits, key=lambda budget: limits[budget], default="max_gears")
-        most = limits.get(most_by, len(offered))
+        if least > len(offered):
+            raise InputError(f"expected at least {least} candidates for as many gears, got {len(offered)}: {list(offered)}")
+        limits.setdefault("max_gears", len(offered))
+        most_by = min(limits, key=limits.__getitem__)
+        most = limits[most_by]
         if least > most:
             asked = "min_gears" if min_gears == least else "the backend's least number of gears"
             raise InputError(f"{_BUDGETS[most_by]} binds: at most {most}, but {asked} is {least}")
-        if least > len(offered):
-            raise InputError(f"expected at least {least} candidates for as many gears, got {len(offered)}: {list(offered)}")
         if max_memory_bytes is not None and bytes_per_row is None:
             raise InputError("max_memory_bytes needs bytes_per_row: what each row of the largest gear takes")
         if max_compile_s is not None and compile_s is None:
@@ -591,7 +598,7 @@ class _Tables:
         if best not in self._weights:
             step = best // self.unit
             bulk = np.maximum(0, -(-(self.rows - self.length + 1) // step))
-            weights = np.bincount(self.rows - bulk * step, self.shares, self.length)
+            weights = np.asarray(np.bincount(self.rows - bulk * step, self.shares, self.length), np.float64)
             self._weights[best] = weights, float(bulk @ self.shares)
         return self._weights[best]
 
@@ -698,7 +705,7 @@ class _Search:
 
     def _grow(self) -> None:
         """Find a first set of each number of gears: each the one before and its best addition, or the quickest to compile."""
-        tables, budgets = self._tables, self._budgets
+        tables = self._tables
         for count in range(1, self._most + 1):
             quickest = self._quickest[:count]
             self._offer(tables.cost(tables.add_all(tables.empty(), quickest)), quickest)
@@ -779,18 +786,18 @@ class _ExactCost:
         return math.fsum(count * self._costs.of(size) for size, count in self.launches(gears).items())
 
 
-def _group(rows: npt.NDArray[np.int64], shares: _Array) -> tuple[npt.NDArray[np.int64], _Array]:
+def _group(rows: _Ints, shares: _Array) -> tuple[_Ints, _Array]:
     """Return at most `_GROUPS` numbers of rows and their shares: each stands for those from it to the next one.
 
     Many where requests are many, after the rule that loss is least where groups lie as dense as the root of the share.
     """
     rows, places = np.unique(rows, return_inverse=True)
-    shares = np.bincount(places, shares)
+    shares = np.asarray(np.bincount(places, shares), np.float64)
     if len(rows) > _GROUPS:
         dense = np.cumsum(np.sqrt(shares * np.diff(rows, prepend=rows[0] - 1)))
         groups = np.minimum((dense / dense[-1] * _GROUPS).astype(int), _GROUPS - 1)
         _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
-        return rows[first], np.bincount(groups, shares)
+        return rows[first], np.asarray(np.bincount(groups, shares), np.float64)
     return rows, shares
 
 
@@ -844,16 +851,16 @@ class _Plans(NamedTuple):
     Pairs that are dearer than one of their gears alone are left out. `smallest` is the number of gears where there is but one.
     """
 
-    group: npt.NDArray[np.intp]
-    largest: npt.NDArray[np.intp]
-    smallest: npt.NDArray[np.intp]
+    group: _Ints
+    largest: _Ints
+    smallest: _Ints
     costs: _Array
 
 
-def _kinds_of_plans(tables: _Tables, sizes: _Sizes, rows: npt.NDArray[np.int64]) -> _Plans:
+def _kinds_of_plans(tables: _Tables, sizes: _Sizes, rows: _Ints) -> _Plans:
     units = [size // tables.unit for size in sizes]
     alone = np.array([-(-rows // unit) * tables.costs[size] for size, unit in zip(sizes, units, strict=True)])
-    found: list[tuple[npt.NDArray[np.intp], int, int, _Array]] = []
+    found: list[tuple[_Ints, int, int, _Array]] = []
     everything = np.arange(len(rows))
     for larger, large in enumerate(sizes):
         found.append((everything, larger, len(sizes), alone[larger]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from anybatch._batching import Batching
-from anybatch._errors import InputError
+from anybatch._errors import ContractError, InputError
 from anybatch._tensors import Array, ModelSpec
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class Clock(Protocol):
 class Backend(Protocol):
     """A plugin's entry: opens models on one kind of device. Making one is cheap and imports no SDK.
 
-    A simulator's backend has one attribute more, `clock`, a `Clock`: what its launches are timed with.
+    A simulator's backend has one attribute more, `clock`, a `Clock`: what its launches are timed with. A backend that compiles
+    has `gear_limits` where one model cannot have any number of batch sizes: the least and the most, such as ``(1, 100)``.
     """
 
     @property
@@ -135,6 +136,26 @@ class Backend(Protocol):
             In every case nothing stays allocated.
         """
         ...
+
+
+def gear_limits(backend: Backend) -> tuple[int, int | None]:
+    """Return the least and the most batch sizes that a backend compiles into one model: its attribute `gear_limits`.
+
+    Returns:
+        Both at least 1; the most is None where there is no limit, and without the attribute they are ``(1, None)``.
+
+    Raises:
+        ContractError: the attribute is something else.
+    """
+    limits = getattr(backend, "gear_limits", (1, None))
+    if isinstance(limits, tuple) and len(limits) == 2:
+        least, most = limits
+        if isinstance(least, int) and least >= 1 and (most is None or (isinstance(most, int) and most >= least)):
+            return least, most
+    raise ContractError(
+        f"backend {backend.name!r}: expected gear_limits as the least and the most batch sizes, such as (1, 100), "
+        f"got {limits!r}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

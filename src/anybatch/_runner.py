@@ -216,6 +216,11 @@ class Runner:
         return self._batching
 
     @property
+    def costs(self) -> Costs:
+        """What requests are planned with now."""
+        return self._planner.costs
+
+    @property
     def concurrency(self) -> int | None:
         """How many launches the session executes at once; None for any number."""
         return self._session.concurrency

@@ -102,8 +102,8 @@ def _read_csv(path: Path) -> dict[int, float]:
             if not fields[0].lstrip("+-").replace(".", "", 1).isdigit():
                 if [field.lower() for field in fields] not in _HEADERS or times > 1:
                     raise InputError(
-                        f"{_where(path, line)}: expected rows, or rows and count, perhaps below the header 'rows' or 'rows,count', "
-                        f"got {_short(line.strip())}"
+                        f"{_where(path, line)}: expected rows, or rows and count, perhaps below the header 'rows' or "
+                        f"'rows,count', got {_short(line.strip())}"
                     )
                 continue
         if len(fields) != columns or columns > 2:
@@ -158,7 +158,7 @@ def _add(counts: dict[int, float], rows: Any, count: Any, where: Any) -> None:
         number = -1
     if isinstance(rows, bool) or not 1 <= number <= _MAX_ROWS:
         raise InputError(f"{where()}: expected requests of 1 to {_MAX_ROWS:,} rows, got {_short(rows)}")
-    if isinstance(count, bool) or not isinstance(count, Real) or not 0 <= count <= _MAX_COUNT:
+    if isinstance(count, bool) or not isinstance(count, Real) or not 0 <= float(count) <= _MAX_COUNT:
         raise InputError(
             f"{where()}: expected a count from 0 to {_MAX_COUNT:g} of requests of {number} rows, got {_short(count)}"
         )

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from anybatch._cli.advise import advise
 from anybatch._cli.backends import backends
 from anybatch._cli.bench import bench
 from anybatch._cli.calibrate import calibrate
@@ -93,6 +94,7 @@ _EXAMPLES: Final[dict[Callable[..., None], str]] = {
     backends: "anybatch backends --run",
     inspect: "anybatch inspect model.onnx --batch-sizes 1,4,8",
     plan: "anybatch plan --gears 1,2,4,8 --costs 1,1.6,2.9,5.5 --rows 13",
+    advise: "anybatch advise trace.csv --max-gears 4 --overhead 2 --per-row 1",
     compile: "anybatch compile model.onnx --backend NAME --batch-sizes 1,2,4,8",
     run: "anybatch run model.onnx --input rows.npz --output results.npz",
     calibrate: "anybatch calibrate model.onnx --batch-sizes 1,4,8 --seconds 20",

@@ -49,7 +49,7 @@ def plan(
     Without a MODEL nothing is opened: --gears says which batch sizes there are, or a calibration does.
     """
     counts = [count for text in rows for count in parse_ints("--rows", text)]
-    table = _costs(gears, costs, overhead, per_row)
+    table = given_costs(gears, costs, overhead, per_row)
     if table is not None and calibration is not None:
         raise InputError("expected --calibration, or costs by other options, got both")
     if model is not None:
@@ -79,7 +79,12 @@ def plan(
         _print(explanation)
 
 
-def _costs(gears: str | None, costs: str | None, overhead: float | None, per_row: float | None) -> Costs | None:
+def given_costs(gears: str | None, costs: str | None, overhead: float | None, per_row: float | None) -> Costs | None:
+    """Return the costs that options say, None where they say none.
+
+    Raises:
+        InputError: they do not go together, or do not read as what they should be.
+    """
     if overhead is not None or per_row is not None:
         if overhead is None or per_row is None:
             raise InputError("--overhead and --per-row belong together: give both")

@@ -29,6 +29,7 @@ import anybatch
 from anybatch_ascend._acl import Acl
 from anybatch_ascend._aipp import AippParameters
 from anybatch_ascend._model import LOADS
+from anybatch_ascend._rules import MAX_GEARS
 from anybatch_ascend._session import AscendSession, SessionOptions, open_session
 from anybatch_ascend.compile import COMPILE_OPTIONS, OM, CompileOptions, compile_model
 
@@ -64,6 +65,11 @@ class AscendBackend:
         self._atc = atc
         self._runtime = runtime
         self.clock = clock
+
+    @property
+    def gear_limits(self) -> tuple[int, int]:
+        """How many batch sizes one model may have: one is a fixed shape, gears are 2 to 100; see `anybatch.Backend`."""
+        return 1, MAX_GEARS
 
     def check_usable(self) -> str:
         """Return what there is of CANN and cards, found without importing anything; see `anybatch.Backend`."""

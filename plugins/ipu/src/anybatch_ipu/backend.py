@@ -83,6 +83,11 @@ class IpuBackend:
         self._runtime = runtime
         self.clock = clock
 
+    @property
+    def gear_limits(self) -> tuple[int, int]:
+        """How many batch sizes one model has: an IPU holds one program, of one size; see `anybatch.Backend`."""
+        return 1, 1
+
     def check_usable(self) -> str:
         """Return what there is of PopRT and IPUs, found without importing anything; see `anybatch.Backend`."""
         if self._runtime is not None:
