@@ -311,6 +311,13 @@ def test_proposes_what_is_known_and_what_is_requested():
     assert len(many) <= 100
 
 
+def test_proposals_lie_within_the_memory():
+    advice = advise(range(1, 2001), max_memory_bytes=1000, bytes_per_row=10, bytes_fixed=200, max_gears=4)
+    assert max(advice.gears) == 80
+    assert len([size for size in advice.candidates if size <= 80]) > 70
+    assert advice.binding["max_memory_bytes"] > 0
+
+
 def test_progress_goes_up_to_the_whole(no_exhaustion):
     seen = []
     advise(range(1, 60), max_gears=3, progress=seen.append)
@@ -505,6 +512,10 @@ def test_bad_arguments(options, message):
         (
             {"max_compile_s": 9, "compile_s": {4: 5, 8: 8, 16: 16}, "min_gears": 2},
             "^compile time binds: the 2 quickest gears take 13 s, max_compile_s is 9$",
+        ),
+        (
+            {"max_compile_s": 8, "compile_s": {4: 10, 16: 5}, "max_memory_bytes": 8, "bytes_per_row": 1},
+            "^compile time binds: the quickest gear of the 2 that memory allows takes 8.33333 s, max_compile_s is 8$",
         ),
     ],
 )

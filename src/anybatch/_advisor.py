@@ -12,10 +12,12 @@ The search
 
     *Exhaustive* where all sets can be tried within a bound on the work: a walk that adds one gear per set.
 
-    *Else* for each number of gears: the best of "one gear added to the best smaller set" and, on the way back, "one gear
-    taken out of the best larger set", each improved by swaps (any gear against any candidate) until no swap helps.
-    The tables of a set without each of its gears come from halving the set again and again, k log k additions.
-    The work is bounded, in table entries rather than seconds, so that the same input has the same answer everywhere.
+    *Else* for each number of gears there are starts: the sets that are best, by cost and by padding, if nothing was split,
+    which are found exactly (`_best_for_rounding_up`); the best smaller set and one more gear; on the way back, the best
+    larger set without one. Each is improved by swaps, any gear against any candidate, until no swap helps; the answer is the
+    best set met on the way. The tables of a set without each of its gears come from halving it again and again, k log k
+    additions. The work is bounded, in table entries rather than seconds, so that the same input has the same answer
+    everywhere.
 
 The lower bound
     tells how far the answer can be from the best set, without trying all. Let a request choose its plan, where each plan
@@ -58,8 +60,8 @@ _LARGEST_TABLE: Final = 10**6
 _TIE: Final = 1e-9
 # In table entries; one takes about a nanosecond, and a step over a short table as long as one over this many.
 _STEP: Final = 3000
-_WORK_EXHAUSTIVE: Final = 1.5e9
-_WORK_SEARCH: Final = 8e9
+_WORK_EXHAUSTIVE: Final = 3e9
+_WORK_SEARCH: Final = 6e9
 # The search's share of the progress; what is left is the lower bound's.
 _SEARCHED: Final = 0.7
 _GROUPS: Final = 160
@@ -261,7 +263,10 @@ def advise(
     """
     counts = read_requests(requests)
     known = _check_costs(costs)
-    offered = _propose(counts, known) if candidates is None else check_batch_sizes(candidates)
+    if candidates is None:
+        offered = _propose(counts, known, _rows_in_memory(max_memory_bytes, bytes_per_row, bytes_fixed))
+    else:
+        offered = check_batch_sizes(candidates)
     if offered[-1] > _LARGEST_TABLE:
         raise InputError(f"expected candidates up to {_LARGEST_TABLE:,} rows, got {offered[-1]:,}")
     if not 0 <= _number("tolerance", tolerance) < 1:
@@ -375,9 +380,23 @@ def _provenance(size: int, costs: Costs) -> Provenance:
     return "interpolated" if costs.sizes[0] < size < costs.sizes[-1] else "extrapolated"
 
 
-def _propose(counts: Mapping[int, float], costs: Costs) -> _Sizes:
-    """Return sizes worth looking at for these requests: what each kind of good set is made of."""
-    reach = min(max(counts), _LARGEST_PROPOSED)
+def _rows_in_memory(max_memory_bytes: float | None, bytes_per_row: float | None, bytes_fixed: float) -> int:
+    """Return the largest gear that the memory budget allows, at least 1; a table's largest where there is none."""
+    if max_memory_bytes is None or not bytes_per_row:
+        return _LARGEST_TABLE
+    rows = (_number("max_memory_bytes", max_memory_bytes) - _number("bytes_fixed", bytes_fixed)) / _number(
+        "bytes_per_row", bytes_per_row
+    )
+    return max(1, int(min(rows, _LARGEST_TABLE)))
+
+
+def _propose(counts: Mapping[int, float], costs: Costs, most_rows: int) -> _Sizes:
+    """Return sizes worth looking at for these requests: what each kind of good set is made of.
+
+    Beyond `most_rows` only powers of two, which tell what the memory budget costs.
+    """
+    beyond = min(max(counts), _LARGEST_PROPOSED)
+    reach = min(beyond, most_rows)
     known = [size for size in costs.sizes or () if size <= _LARGEST_TABLE]
     chosen = {*known[:: -(-len(known) // _MAX_CANDIDATES)]} if known else set()
 
@@ -388,7 +407,7 @@ def _propose(counts: Mapping[int, float], costs: Costs) -> _Sizes:
             new = [new[round(index * (len(new) - 1) / max(room - 1, 1))] for index in range(room)]
         chosen.update(new)
 
-    take([1, reach, *(2**power for power in range(reach.bit_length()))])
+    take([1, reach, *(2**power for power in range(beyond.bit_length()))])
     requested = [rows for rows in counts if rows <= reach]
     if len(set(requested) - chosen) + len(chosen) <= _MAX_CANDIDATES:
         take(requested)
@@ -444,14 +463,14 @@ class _Budgets:
             InputError: see `advise`.
         """
         lowest = _count("the lower of gear_limits", gear_limits[0])
+        least = max(lowest, 1 if min_gears is None else _count("min_gears", min_gears))
         limits: dict[Budget, int] = {}
         if max_gears is not None:
             limits["max_gears"] = _count("max_gears", max_gears)
         elif max_compile_s is None:
-            limits["default_gears"] = max(_DEFAULT_GEARS, lowest, min_gears or 1)
+            limits["default_gears"] = max(_DEFAULT_GEARS, least)
         if gear_limits[1] is not None:
             limits["backend_gears"] = _count("the upper of gear_limits", gear_limits[1])
-        least = max(lowest, 1 if min_gears is None else _count("min_gears", min_gears))
         if least > len(offered):
             raise InputError(f"expected at least {least} candidates for as many gears, got {len(offered)}: {list(offered)}")
         limits.setdefault("max_gears", len(offered))
@@ -484,11 +503,13 @@ class _Budgets:
                 f"max_memory_bytes is {budgets.max_memory:,.0f}"
             )
         if budgets.seconds is not None:
-            quickest = sorted(map(budgets.seconds, allowed))
-            if not budgets.in_time(sorted(allowed, key=budgets.seconds)[:least]):
+            quickest = sorted(allowed, key=budgets.seconds)[:least]
+            if not budgets.in_time(quickest):
+                within = f" of the {len(allowed)} that memory allows" * (len(allowed) < len(offered))
                 raise InputError(
-                    f"compile time binds: the {f'{least} quickest gears take' if least > 1 else 'quickest gear takes'} "
-                    f"{math.fsum(quickest[:least]):,.6g} s, max_compile_s is {budgets.max_compile_s:,.6g}"
+                    f"compile time binds: the {f'{least} quickest gears' if least > 1 else 'quickest gear'}{within} "
+                    f"take{'s' * (least == 1)} {math.fsum(map(budgets.seconds, quickest)):,.6g} s, "
+                    f"max_compile_s is {budgets.max_compile_s:,.6g}"
                 )
         return replace(budgets, allowed=tuple(size for size in allowed if budgets.in_time((size,))))
 
@@ -530,6 +551,7 @@ class _Tables:
         costs: by candidate.
 
     Attributes:
+        requests, costs: as given.
         exact: whether that holds for every set: the table is as long as the largest request, or ends beyond b * G (`_planner`).
         unit: the greatest common divisor, in rows.
         length: of the tables.
@@ -537,6 +559,7 @@ class _Tables:
     """
 
     def __init__(self, shares: Mapping[int, float], costs: Mapping[int, float]) -> None:
+        self.requests = shares
         self.costs = costs
         self.unit = math.gcd(*costs)
         self.rows = np.array([-(-rows // self.unit) for rows in shares])
@@ -593,6 +616,16 @@ class _Tables:
         weights, launches = self._folded(table.best)
         return float(weights @ table.least) + launches * self.costs[table.best]
 
+    def is_periodic(self, table: _Table) -> bool:
+        """Whether it is proven that larger requests begin with launches of the best gear: the window of `_planner` shows it."""
+        window, step = max(self.costs) // self.unit, table.best // self.unit
+        if self.length > self.rows.max():
+            return True
+        if self.length < window + step + 1:
+            return False
+        rise = table.least[-window:] - table.least[-window - step : -step]
+        return bool(np.allclose(rise, self.costs[table.best], rtol=1e-9, atol=0.0))
+
     def _folded(self, best: int) -> tuple[_Array, float]:
         """Return how often each entry of a table is asked for, and how many launches of the best gear are added."""
         if best not in self._weights:
@@ -631,7 +664,9 @@ class _Search:
         quickest = budgets.allowed if seconds is None else sorted(budgets.allowed, key=seconds)
         most = min(budgets.most, len(budgets.allowed))
         self._most = next(count for count in range(most, 0, -1) if budgets.in_time(quickest[:count]))
-        self._quickest = quickest
+        self._quickest = tuple(quickest)
+        self._starts: dict[int, list[_Sizes]] = {}
+        self._descended: set[_Sizes] = set()
         self.best: dict[int, _Found] = {}
         self.exhaustive = False
 
@@ -695,71 +730,115 @@ class _Search:
             if not gears:
                 self._progress(_SEARCHED * (index + 1) / len(allowed))
 
-    def _offer(self, cost: float, gears: Iterable[int]) -> bool:
-        """Keep a set where it is better than what there is of as many gears."""
+    def _offer(self, cost: float, gears: Iterable[int]) -> _Found:
+        """Keep a set where it is better than what there is of as many gears; return it in any case."""
         found = _Found(cost, tuple(sorted(gears)))
-        better = found.beats(self.best.get(len(found.gears)))
-        if better:
+        if found.beats(self.best.get(len(found.gears))):
             self.best[len(found.gears)] = found
-        return better
+        return found
 
     def _grow(self) -> None:
-        """Find a first set of each number of gears: each the one before and its best addition, or the quickest to compile."""
-        tables = self._tables
+        """Find first sets of each number of gears: those quickest to compile, and the best ones without splitting."""
+        tables, allowed = self._tables, self._budgets.allowed
         for count in range(1, self._most + 1):
-            quickest = self._quickest[:count]
-            self._offer(tables.cost(tables.add_all(tables.empty(), quickest)), quickest)
-            if count == 1 or count - 1 in self.best:
-                gears = self.best[count - 1].gears if count > 1 else ()
-                self._add_best(gears)
+            self._look_at(self._quickest[:count])
+        for costs in (tables.costs, {size: float(size) for size in allowed}):
+            for gears in _best_for_rounding_up(tables.requests, {size: costs[size] for size in allowed}, self._most):
+                if self._budgets.in_time(gears):
+                    self._look_at(gears)
+                    self._starts.setdefault(len(gears), []).append(gears)
+        grown: _Sizes = ()
+        for _count in range(self._most):
+            grown = self._with_one_more(grown)
         self._progress(_SEARCHED * 0.1)
-
-    def _add_best(self, gears: _Sizes) -> None:
-        table = self._tables.add_all(self._tables.empty(), gears)
-        for size in self._budgets.allowed:
-            if size not in gears and self._budgets.in_time((*gears, size)):
-                self._offer(self._tables.cost(self._tables.add(table, size)), (*gears, size))
-
-    def _drop_worst(self, gears: _Sizes) -> None:
-        for gear, table in self._tables.without_each(self._tables.empty(), gears):
-            self._offer(self._tables.cost(table), tuple(size for size in gears if size != gear))
 
     def _improve(self) -> None:
         """Improve the sets upwards and downwards in their number of gears, until nothing helps or the work is done."""
-        counts = [self._most, *range(1, self._most)]  # the most gears first: mostly they are the answer
-        improved: dict[int, _Sizes] = {}
+        self._descend(self.best[self._most].gears)  # mostly the answer, so before the work runs out
         for turn in range(4):
-            before = {count: found.gears for count, found in self.best.items()}
-            for index, count in enumerate(counts if turn % 2 == 0 else reversed(range(1, self._most + 1))):
-                if turn % 2 == 0 and count > 1:
-                    self._add_best(self.best[count - 1].gears)
-                elif turn % 2 and count < self._most:
-                    self._drop_worst(self.best[count + 1].gears)
-                if improved.get(count) != self.best[count].gears:
-                    self._swap(count)
-                    improved[count] = self.best[count].gears
-                if self._tables.work > _WORK_SEARCH:
-                    return
-                self._progress(_SEARCHED * (0.1 + 0.9 * (turn + (index + 1) / self._most) / 4))
-            if all(before[count] == self.best[count].gears for count in counts):
+            before = dict(self.best)
+            for step, count in enumerate(range(1, self._most + 1) if turn % 2 == 0 else range(self._most, 0, -1)):
+                starts = self._starts.pop(count, [])
+                if turn % 2 == 0:
+                    starts.append(self._with_one_more(self.best[count - 1].gears if count > 1 else ()))
+                elif count < self._most:
+                    starts.append(self._with_one_less(self.best[count + 1].gears))
+                for gears in (self.best[count].gears, *starts):
+                    self._descend(gears)
+                self._progress(_SEARCHED * (0.1 + 0.9 * (turn + (step + 1) / self._most) / 4))
+            if self.best == before:
                 return
 
-    def _swap(self, count: int) -> None:
-        """Exchange one gear for another while that helps."""
+    def _descend(self, gears: _Sizes) -> None:
+        """Exchange one gear for another while that helps; every set on the way counts."""
         tables, budgets = self._tables, self._budgets
-        while True:
-            start = self.best[count].gears
-            for gear, table in tables.without_each(tables.empty(), start):
-                others = tuple(size for size in start if size != gear)
+        while gears not in self._descended and tables.work < _WORK_SEARCH:
+            self._descended.add(gears)
+            here = self._look_at(gears)
+            for gear, table in tables.without_each(tables.empty(), gears):
+                others = tuple(size for size in gears if size != gear)
                 for size in budgets.allowed:
-                    if size not in start and budgets.in_time((*others, size)):
-                        self._offer(tables.cost(tables.add(table, size)), (*others, size))
-                if tables.work > _WORK_SEARCH:
-                    return
-                if self.best[count].gears != start:
+                    if size not in gears and budgets.in_time((*others, size)):
+                        found = self._offer(tables.cost(tables.add(table, size)), (*others, size))
+                        here = found if found.beats(here) else here
+                if here.gears != gears or tables.work > _WORK_SEARCH:
                     break
-            else:
-                return
+            gears = here.gears
+
+    def _with_one_more(self, gears: _Sizes) -> _Sizes:
+        """Return the best set with one gear added; the quickest one of as many where none can be compiled in time."""
+        tables, budgets = self._tables, self._budgets
+        table = tables.add_all(tables.empty(), gears)
+        best: _Found | None = None
+        for size in budgets.allowed:
+            if size not in gears and budgets.in_time((*gears, size)):
+                found = self._offer(tables.cost(tables.add(table, size)), (*gears, size))
+                best = found if found.beats(best) else best
+        return best.gears if best else self._quickest[: len(gears) + 1]
+
+    def _with_one_less(self, gears: _Sizes) -> _Sizes:
+        """Return the best set with one gear taken out."""
+        best: _Found | None = None
+        for gear, table in self._tables.without_each(self._tables.empty(), gears):
+            found = self._offer(self._tables.cost(table), tuple(size for size in gears if size != gear))
+            best = found if found.beats(best) else best
+        assert best is not None
+        return best.gears
+
+    def _look_at(self, gears: _Sizes) -> _Found:
+        return self._offer(self._tables.cost(self._tables.add_all(self._tables.empty(), gears)), gears)
+
+
+def _best_for_rounding_up(requests: Mapping[int, float], costs: Mapping[int, float], most: int) -> Iterator[_Sizes]:
+    """Yield, for each number of gears, the set with which requests cost least where nothing is split but by the largest gear.
+
+    For each largest gear: requests are folded to what is left after full launches of it, and gears chosen from below by dynamic
+    programming over the candidates, each serving what lies above the one before.
+    """
+    sizes = np.array(sorted(costs))
+    cost = np.array([costs[size] for size in sizes.tolist()])
+    rows, shares = np.array(list(requests)), np.array(list(requests.values()))
+    best: list[tuple[float, _Sizes]] = [(math.inf, ())] * (most + 1)
+    for last, largest in enumerate(sizes.tolist()):
+        full = (rows - 1) // largest
+        place = np.searchsorted(sizes, rows - full * largest)  # of the smallest candidate that holds the rest
+        up_to = np.concatenate([[0.0], np.cumsum(np.bincount(place, shares, last + 1))])
+        # between[i, j]: cost of what lies above candidate i - 1, up to candidate j, in launches of candidate j.
+        between = (up_to[None, 1:] - up_to[:-1, None]) * cost[None, : last + 1]
+        between[np.tril_indices(last + 1, -1)] = math.inf
+        least, before = between[0], []
+        bulk = float(full @ shares) * cost[last]
+        for count in range(1, min(most, last + 1) + 1):
+            if count > 1:
+                ways = np.concatenate([[math.inf], least[:-1]])[:, None] + between
+                before.append(np.argmin(ways, axis=0))
+                least = ways[before[-1], np.arange(last + 1)]
+            if least[last] + bulk < best[count][0]:
+                chosen = [last]
+                for step in reversed(before):
+                    chosen.append(int(step[chosen[-1]]) - 1)
+                best[count] = float(least[last]) + bulk, tuple(sizes[chosen[::-1]].tolist())
+    yield from (gears for _, gears in best if gears)
 
 
 class _ExactCost:
@@ -783,6 +862,10 @@ class _ExactCost:
 
     def of(self, gears: _Sizes) -> float:
         """Return the expected cost of a request."""
+        tables = _Tables(self._shares, {size: self._costs.of(size) for size in gears})
+        table = tables.add_all(tables.empty(), gears)
+        if tables.is_periodic(table):
+            return tables.cost(table)
         return math.fsum(count * self._costs.of(size) for size, count in self.launches(gears).items())
 
 

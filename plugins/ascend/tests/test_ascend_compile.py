@@ -15,7 +15,7 @@ import anybatch
 from acl_sim import testing
 from acl_sim._om import PRECISION_MODES as PRECISION_MODES_OF_THE_SIMULATOR
 from anybatch import COMMON_OPTIONS, CommonOptions, InputError, ModelError
-from anybatch_ascend import _rules
+from anybatch_ascend import AscendBackend, _rules
 from anybatch_ascend.compile import COMPILE_OPTIONS, PRECISION_MODES, AtcModelError, CompileOptions, advice, compile_model
 from ascend_compile_tools import SCALE, SIM, FakeAtc, options, parse
 
@@ -278,6 +278,7 @@ def test_a_hundred_gears_and_no_more(compile_, fake):
     ):
         compile_(SCALE, range(1, 102))
     assert len(fake.calls) == 1
+    assert anybatch.gear_limits(AscendBackend()) == (1, 100)
 
 
 def refused(compile_, fake, model, message, error=ModelError, opset=17, sizes=(1, 2), **given):

@@ -98,6 +98,10 @@ def test_modules_of_a_package_are_imported(tmp_path, monkeypatch, fake):
 # --- who pads ---
 
 
+def test_one_program_has_one_batch_size():
+    assert anybatch.gear_limits(IpuBackend()) == (1, 1)
+
+
 def test_poprt_pads_by_default(fake):
     with open_on(fake) as runner:
         assert runner.batching == anybatch.MultipleOf(4)
