@@ -15,7 +15,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -73,10 +73,10 @@ def linear(largest: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({math.ceil(largest * step / count) for step in range(1, count + 1)}))
 
 
-def timed(call: Callable[[], Advice]) -> tuple[float, Advice]:
-    started = perf_counter()
+def timed(call: Callable[[], Advice]) -> tuple[float, float, Advice]:
+    started, worked = perf_counter(), process_time()
     advice = call()
-    return perf_counter() - started, advice
+    return perf_counter() - started, process_time() - worked, advice
 
 
 def time_large(repeats: int) -> None:
@@ -96,9 +96,10 @@ def time_large(repeats: int) -> None:
     ]
     for name, requests, options in cases:
         results = [timed(lambda r=requests, o=options: advise(r, AffineCosts(16, 1), **o)) for _ in range(repeats)]  # type: ignore[arg-type,misc]
-        times, advice = sorted(each for each, _ in results), results[0][1]
+        times, worked, advice = sorted(each[0] for each in results), sorted(each[1] for each in results), results[0][2]
         print(
-            f"  {name:34} at most {options['max_gears']:3}: {times[0]:6.2f} to {times[-1]:6.2f} s, {len(advice.candidates)} "
+            f"  {name:34} at most {options['max_gears']:3}: {times[0]:6.2f} to {times[-1]:6.2f} s "
+            f"({worked[0]:.2f} to {worked[-1]:.2f} s of processor), {len(advice.candidates)} "
             f"candidates, {len(advice.gears)} gears, cost {advice.cost:.6g}, gap at most {advice.gap:.2%}",
             flush=True,
         )

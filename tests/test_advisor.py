@@ -204,6 +204,34 @@ def test_requests_far_beyond_any_table(no_exhaustion):
     assert advice.cost * 0.999 < advice.lower_bound <= advice.cost
 
 
+def test_exact_where_the_table_is_too_short_to_tell():
+    # 20 launches of 2,048; what is cheaper per row takes 21, and the table ends before it could show that.
+    costs = {1999: 1999.0, 2048: 2048.5}
+    advice = advise({40_960: 1}, costs, candidates=costs)
+    least = expected({40_960: 1}, costs, (1999, 2048))
+    tables = _advisor._Tables({40_960: 1.0}, costs)
+    table = tables.add_all(tables.empty(), costs)
+    assert not tables.exact and not tables.is_periodic(table)
+    assert tables.cost(table) > least * 1.001
+    assert advice.cost == pytest.approx(least, rel=1e-12)
+    assert advice.lower_bound <= least * (1 + 1e-9) and not advice.optimal  # all sets were tried, but by such tables
+
+
+@given(tables(), histograms)
+@settings(deadline=None)
+def test_starts_are_the_best_sets_without_splitting(costs, requests):
+    def rounded_up(gears):
+        whole = {rows: (rows - 1) // max(gears) for rows in requests}
+        rest = {rows: min(gear for gear in gears if gear >= rows - whole[rows] * max(gears)) for rows in requests}
+        return math.fsum(count * (whole[rows] * costs[max(gears)] + costs[rest[rows]]) for rows, count in requests.items())
+
+    found = list(_advisor._best_for_rounding_up(requests, costs, len(costs)))
+    assert [len(gears) for gears in found] == list(range(1, len(costs) + 1))
+    for gears in found:
+        best = min(rounded_up(others) for others in itertools.combinations(sorted(costs), len(gears)))
+        assert rounded_up(gears) == pytest.approx(best)
+
+
 def test_same_answer_every_time(no_exhaustion):
     requests = np.random.default_rng(5).integers(1, 300, 500)
     assert advise(requests, max_gears=5) == advise(requests, max_gears=5)
@@ -273,6 +301,25 @@ def test_compile_time_by_size():
     assert advise({64: 1}, costs, compile_s=AffineCosts(1, 0.1), **options).gears == (64,)
     # Half way between the two sizes that were told.
     assert advise({64: 1}, costs, candidates=[64], compile_s={28: 10, 100: 20}, max_compile_s=20).compile_s == 15
+
+
+@pytest.mark.parametrize("work", [0, math.inf])
+def test_no_gear_is_swapped_for_one_that_takes_too_long(work, monkeypatch):
+    monkeypatch.setattr(_advisor, "_WORK_EXHAUSTIVE", work)
+    seconds = {1: 5, 8: 5, 64: 8}
+    advice = advise({1: 5, 64: 1}, AffineCosts(10, 1), candidates=seconds, compile_s=seconds, max_compile_s=12, min_gears=2)
+    assert advice.gears == (1, 8)
+    assert advice.binding == {"max_compile_s": pytest.approx(1 - (5 * 11 + 74) / (5 * 11 + 8 * 18))}
+
+
+def test_as_many_gears_as_the_quickest_allow():
+    seconds = {1: 2, 2: 1, 4: 1}
+    assert advise({4: 1}, candidates=seconds, compile_s=seconds, max_compile_s=2, min_gears=2).gears == (2, 4)
+
+
+def test_a_budget_binds_only_where_it_alone_is_in_the_way():
+    both = advise({1: 1, 8: 1}, candidates=[1, 8], max_gears=1, compile_s=10, max_compile_s=10)
+    assert len(both.gears) == 1 and both.binding == {}
 
 
 def test_a_budget_is_not_missed_by_rounding():
@@ -440,6 +487,7 @@ def test_a_long_trace_is_read(tmp_path):
         ("t.csv", "x" * 200_000, "t.csv, line 1: expected CSV, but field larger than field limit (131072)"),
         ("t.json", "[]", "t.json: expected at least one request, got none"),
         ("t.json", "[4, 0]", "t.json: expected requests of 1 to 1,000,000,000 rows, got 0"),
+        ("t.json", '{"0": 3, "4": 1}', "t.json: expected requests of 1 to 1,000,000,000 rows, got 0"),
         ("t.json", "[4, 2.5]", "t.json: expected requests of 1 to 1,000,000,000 rows, got 2.5"),
         ("t.json", "[true]", "t.json: expected requests of 1 to 1,000,000,000 rows, got True"),
         ("t.json", "[[4, 1]]", "t.json: expected a list of rows, one for each request; unhashable type: 'list'"),
