@@ -684,8 +684,7 @@ def test_bench_for_people(cli, scale):
 
 def test_bench_for_some_seconds(cli, scale):
     sizes = cli("bench", scale, "--rows", "1,2", "--seconds", "0.02", "--json").json["sizes"]
-    assert sum(size["seconds"] for size in sizes) >= 0.04
-    assert sizes[0]["iterations"] == sizes[1]["iterations"]
+    assert sizes[0]["iterations"] == sizes[1]["iterations"] > 1, "0.04 s are many calls of a model that takes microseconds"
 
 
 def test_bench_with_rows_of_a_file(cli, both, tmp_path):
