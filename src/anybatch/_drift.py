@@ -1,12 +1,13 @@
 """Keeps measured costs true while a model runs: each launch corrects its size's estimate.
 
-Every size has a level. A launch that took about as long moves it a little. One that took much longer or shorter moves nothing,
-but three in a row on the same side do: then the level becomes their median. So one outlier changes nothing, however large it
-is, and a real change is believed after three launches of the size.
+Every size has a level, and a spread: by how much launches differ from it. A launch within the band around the level moves both
+a little. One beyond it moves nothing, but three in a row on the same side do: then the level becomes their median. So one
+outlier changes nothing, however large it is, and a real change is believed after three launches of the size. The band is as
+wide as the spread asks for, so that noise is not taken for change, and plans stay what they are.
 
 A size that plans avoid would never be seen to have become cheaper. So now and then a request is run with one launch of a size
 that was not seen for long. Such a plan costs at most that one launch more than the best one: the rows it leaves are fewer than
-before. And it is made only once that much time has been saved up, a small share of what launches took. When the launch shows a
+before. And it is made only once that much has been saved up, a small share of what launches cost. When the launch shows a
 change, up to two more follow soon, so that it can be believed. Out of the same savings, launches of a request that would
 overlap are run one after another at times: only what a launch takes by itself says anything about its size.
 """
@@ -14,43 +15,87 @@ overlap are run one after another at times: only what a launch takes by itself s
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from anybatch._costs import CurveCosts
 
-# A launch is "about as long" within these factors of its size's level.
-_LOW: Final = 1 / 1.25
-_HIGH: Final = 1.25
-_WEIGHT: Final = 1 / 16  # of such a launch in the new level
-_BELIEVED: Final = 3  # launches in a row that make a new level
-_SHIFT: Final = 0.05  # share of the planned cost by which a level must have moved before plans are made anew
-_REVIEW: Final = 32  # launches between two looks at all sizes; a power of two
-_APART: Final = 8  # of so many requests with overlapping launches, one may be run without overlap
+_WEIGHT: Final = 1 / 16  # of a launch in the new level
+_BELIEVED: Final = 3  # launches in a row beyond the band that make a new level
+# Half the band's width, as a share of the level. At three times the spread a normal launch is beyond it once in 60 times; a
+# launch that takes twice as long always is.
+_NARROWEST: Final = 0.25
+_WIDEST: Final = 0.6
+_BAND: Final = 3.0  # spreads
+# Standard error of the level in spreads: it is a mean of launches with weights that sum up to those of 31 equal ones.
+_ERROR: Final = 0.25
+_LEAST_ERROR: Final = 0.01  # share of the level; what was measured more exactly, and on a simulator's clock, may be surer
+# Plans are made anew when a level has moved by this share and by so many standard errors, or its error has shrunk by a share.
+_SHIFT: Final = 0.05
+_SURE: Final = 3.0
+_SURER: Final = 0.02
+_REVIEW: Final = 32  # launches between two looks at all sizes
+_APART: Final = (
+    8  # of so many requests with overlapping launches, one may be run without overlap; the others tell what it costs
+)
 _HOARD: Final = 4  # launches of the dearest size that may be saved up for: no long time of peace pays for a burst
 _UNSEEN: Final = 64  # launches after which a size that was not among them may be explored
 
 
 class _Level:
-    """What is known about one size.
+    """What is known about one size, in the unit of the costs.
 
     Attributes:
         level: what a launch costs now.
-        planned: what it cost when plans were last made.
-        error: standard error, as a share of the level.
-        deviants: launches in a row, all above the level or all below, that were not about as long.
+        spread: mean distance of launches from it; one beyond the band counts as at its edge.
+        band: distance up to which a launch is about as long as it should be.
+        least_error: share of the level below which its error does not fall.
+        planned, planned_error: level and error when plans were last made.
+        deviants: launches in a row beyond the band, all on the same side.
         seen: number of the launch that was the last of this size.
     """
 
-    __slots__ = ("deviants", "error", "level", "planned", "seen")
+    __slots__ = ("band", "deviants", "least_error", "level", "planned", "planned_error", "seen", "spread")
 
     def __init__(self, level: float, error: float) -> None:
         self.level = self.planned = level
-        self.error = error
+        self.planned_error = error
+        self.least_error = min(error / level, _LEAST_ERROR)
+        self.spread = error / _ERROR
         self.deviants: list[float] = []
         self.seen = 0
+        self.set_band()
+
+    @property
+    def error(self) -> float:
+        """Standard error of the level."""
+        return max(self.least_error * self.level, _ERROR * self.spread)
+
+    def set_band(self) -> None:
+        self.band = min(max(_NARROWEST * self.level, _BAND * self.spread), _WIDEST * self.level)
+
+    def is_outdated(self) -> bool:
+        """Whether plans should be made anew for what is known now."""
+        shift, error = abs(self.level - self.planned), self.error
+        moved = shift > _SHIFT * self.planned and shift > _SURE * error
+        return moved or self.planned_error - error > _SURER * self.level
+
+    def forget_deviants(self) -> None:
+        """Count launches beyond the band as noise."""
+        for _ in self.deviants:
+            self.spread += _WEIGHT * (self.band - self.spread)
+        self.deviants.clear()
+
+    def believe_deviants(self) -> None:
+        low, middle, high = sorted(self.deviants)
+        # One of the three may be an outlier.
+        self.spread = max(self.spread * middle / self.level, min(high - middle, middle - low))
+        self.level = middle
+        self.deviants.clear()
+        self.set_band()
 
 
 class LiveCosts:
@@ -58,7 +103,7 @@ class LiveCosts:
 
     Args:
         costs: as measured; one or more sizes.
-        explore: share of the requests' time that may go into what plans would not do, but for what can be learnt; 0 for none.
+        explore: share of the launches' cost that may go into what plans would not do, but for what can be learnt; 0 for none.
         scale: units of the costs in a second.
 
     Attributes:
@@ -70,7 +115,7 @@ class LiveCosts:
     def __init__(self, costs: CurveCosts, explore: float, scale: float) -> None:
         self._measured = costs
         self._explore = explore
-        self._levels = {size: _Level(costs.of(size), costs.error_of(size) / costs.of(size)) for size in costs.sizes}
+        self._levels = {size: _Level(costs.of(size), costs.error_of(size)) for size in costs.sizes}
         self._lock = threading.Lock()
         self._savings = 0.0
         self._most_savings = self._hoard()
@@ -83,65 +128,48 @@ class LiveCosts:
         self.attention = False
 
     def note(self, size: int, cost: float) -> None:
-        """Note what a launch of a size cost, in the unit of the costs; one of an unknown size is ignored.
+        """Note what a launch of a size cost, in the unit of the costs.
 
-        It has to have had the device for itself: what it waited for others is no cost of its own.
+        It has to have had the device for itself: what it waited for others is no cost of its own. A launch of an unknown size,
+        or one during which the clock stood still, says nothing and is ignored.
         """
         state = self._levels.get(size)
-        if state is None:
+        if state is None or not 0.0 < cost < math.inf:
             return
         with self._lock:
             self.launches += 1
             state.seen = self.launches
-            level = state.level
-            if level * _LOW <= cost <= level * _HIGH:
-                state.level = level + _WEIGHT * (cost - level)
+            change = cost - state.level
+            distance = abs(change)
+            if distance <= state.band:
                 if state.deviants:
-                    state.deviants.clear()
+                    state.forget_deviants()
+                state.level += _WEIGHT * change
+                state.spread += _WEIGHT * (distance - state.spread)
+                if size == self._follow_up:
+                    self._follow_up = 0
             else:
                 self._deviate(size, state, cost)
-            if size == self._follow_up and not state.deviants:
-                self._follow_up = 0
             if not self.launches % _REVIEW:
                 self._review()
 
     def earn(self, cost: float) -> None:
-        """Save up a share of what a request took."""
-        # An update that is lost to another thread does not matter.
-        self._savings = min(self._savings + self._explore * cost, self._most_savings)
+        """Save up a share of what the launches of a request cost."""
+        with self._lock:
+            self._savings = min(self._savings + self._explore * cost, self._most_savings)
 
-    def may_time_apart(self, more: float) -> bool:
-        """Whether a request's launches may run one after another, so that each can be noted, which takes so much longer."""
-        self._overlapped += 1
-        if self._overlapped % _APART or more > self._savings:
-            return False
-        self._savings -= max(more, 0.0)
-        return True
+    def may_time_apart(self, predicted: float, took: Collection[float]) -> bool:
+        """Whether a request's launches may run one after another, so that each can be noted; the savings then pay for it.
 
-    def _deviate(self, size: int, state: _Level, cost: float) -> None:
-        if state.deviants and (state.deviants[-1] > state.level) != (cost > state.level):
-            state.deviants.clear()
-        state.deviants.append(cost)
-        if len(state.deviants) == _BELIEVED:
-            low, middle, high = sorted(state.deviants)
-            state.level = middle
-            state.error = max(state.error, min(high - middle, middle - low) / middle)  # one of them may be an outlier
-            state.deviants.clear()
-            self._changed = self.attention = True
-        elif size == self._follow_up:
-            self._wanted = size
-            self.attention = True
-
-    def _review(self) -> None:
-        """Look whether plans are out of date, and which size to explore."""
-        if any(abs(state.level - state.planned) > _SHIFT * state.planned for state in self._levels.values()):
-            self._changed = self.attention = True
-        self._most_savings = self._hoard()
-        if self._explore and not self._wanted:
-            size, state = min(self._levels.items(), key=lambda item: item[1].seen)
-            if self.launches - state.seen >= _UNSEEN and self._savings >= state.level:
-                self._wanted = size
-                self.attention = True
+        Args:
+            predicted: what the launches cost, one after another.
+            took: seconds that such requests took lately; the shortest tells most about what overlap saves.
+        """
+        with self._lock:
+            self._overlapped += 1
+            if self._overlapped % _APART or not took:
+                return False
+            return self._pay(predicted - min(took) * self.scale)
 
     def take_changes(self) -> CurveCosts | None:
         """Return the costs as they are now if plans should be made anew, else None; asked again, None."""
@@ -151,19 +179,13 @@ class LiveCosts:
                 return None
             self._changed = False
             for state in self._levels.values():
-                state.planned = state.level
-            return self._costs()
-
-    def _hoard(self) -> float:
-        return _HOARD * max(state.level for state in self._levels.values())
-
-    def _costs(self) -> CurveCosts:
-        return CurveCosts(
-            {size: state.level for size, state in self._levels.items()},
-            {size: state.level * state.error for size, state in self._levels.items()},
-            source=f"{self._measured.source}; corrected by {self.launches} launches since",
-            unit=self._measured.unit,
-        )
+                state.planned, state.planned_error = state.level, state.error
+            return CurveCosts(
+                {size: state.planned for size, state in self._levels.items()},
+                {size: state.planned_error for size, state in self._levels.items()},
+                source=f"{self._measured.source}; corrected by {self.launches} launches since",
+                unit=self._measured.unit,
+            )
 
     def wanted(self) -> int:
         """Return the size that the next request should have a launch of, 0 for none; asked again, none."""
@@ -173,7 +195,7 @@ class LiveCosts:
             return size
 
     def may_explore(self, size: int, more: float) -> bool:
-        """Whether a request may cost that much more for a launch of `size`; then it is taken from what was saved up.
+        """Whether a request may cost that much more for a launch of `size`; the savings then pay for it.
 
         Where it may not, or the request cannot have such a launch (`more` is infinite), another size has its turn.
         """
@@ -181,13 +203,47 @@ class LiveCosts:
             state = self._levels[size]
             if state.deviants:  # a follow-up costs what the launch before it showed, as far as one can tell
                 more += state.deviants[-1] - state.level
-            if more > self._savings:
-                state.seen = self.launches
+            if self._pay(more):
+                self._follow_up = size
+                return True
+            state.seen = self.launches
+            self._follow_up = 0
+            return False
+
+    def _pay(self, more: float) -> bool:
+        if more > self._savings:
+            return False
+        self._savings -= max(more, 0.0)
+        return True
+
+    def _deviate(self, size: int, state: _Level, cost: float) -> None:
+        if state.deviants and (state.deviants[-1] > state.level) != (cost > state.level):
+            state.forget_deviants()
+        state.deviants.append(cost)
+        if len(state.deviants) == _BELIEVED:
+            state.believe_deviants()
+            self._changed = self.attention = True
+            if size == self._follow_up:
                 self._follow_up = 0
-                return False
-            self._savings -= max(more, 0.0)
-            self._follow_up = size
-            return True
+        elif size == self._follow_up:
+            self._wanted = size
+            self.attention = True
+
+    def _review(self) -> None:
+        """Look whether plans are out of date, and which size to explore."""
+        for state in self._levels.values():
+            if state.seen > self.launches - _REVIEW:  # the others are as they were
+                state.set_band()
+                self._changed = self._changed or state.is_outdated()
+        self._most_savings = self._hoard()
+        if self._explore and not self._wanted:
+            size, state = min(self._levels.items(), key=lambda item: item[1].seen)
+            if self.launches - state.seen >= _UNSEEN and self._savings >= state.level:
+                self._wanted = size
+        self.attention = self._changed or bool(self._wanted)
+
+    def _hoard(self) -> float:
+        return _HOARD * max(state.level for state in self._levels.values())
 
 
 def timed(
@@ -196,25 +252,24 @@ def timed(
     """Return `execute`, which notes in `live` what its launches cost that had the session for themselves.
 
     Args:
-        execute: as `Session.execute`.
+        execute: as `Session.execute`. A launch that raises is not noted.
         clock: in seconds.
     """
-    tickets = itertools.count(1)
-    in_progress: deque[None] = deque()
-    latest = 0
+    in_progress: deque[None] = deque()  # one entry per launch; adding, removing and counting are atomic
+    events = itertools.count()  # a number for each beginning and each end
 
     def execute_timed(inputs: Mapping[str, Any], gear: int, out: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        nonlocal latest
-        alone = not in_progress
         in_progress.append(None)
-        latest = ticket = next(tickets)
         try:
+            event = next(events)
+            alone = len(in_progress) == 1
             begun = clock()
             results = execute(inputs, gear, out)
             ended = clock()
+            alone = next(events) == event + 1 and alone  # and none has begun since
         finally:
             in_progress.pop()
-        if alone and latest == ticket:  # nobody was there before, and nobody came since
+        if alone:
             live.note(gear, (ended - begun) * live.scale)
         return results
 

@@ -98,12 +98,13 @@ class _Prepared:
         padded: the gear of the one launch that needs padding and nothing else; 0 where that is not so.
         expected: what comes back for all rows, and for as many as each launch hands over; None where dimensions are free.
         kept: whether the runner keeps this for the next request of as many rows.
+        explores: whether its first launch is there to learn what such a one costs.
         runs: completed requests, as long as it is kept.
         seconds: time they took.
         recent: time each of the last of them took.
     """
 
-    __slots__ = ("expected", "kept", "padded", "plan", "recent", "runs", "seconds", "whole")
+    __slots__ = ("expected", "explores", "kept", "padded", "plan", "recent", "runs", "seconds", "whole")
 
     def __init__(self, plan: Plan, *, whole: int, padded: int, expected: dict[int, _Expected | None], kept: bool) -> None:
         self.plan = plan
@@ -111,6 +112,7 @@ class _Prepared:
         self.padded = padded
         self.expected = expected
         self.kept = kept
+        self.explores = False
         self.runs = 0
         self.seconds = 0.0
         self.recent: deque[float] = deque(maxlen=_RECENT)
@@ -135,8 +137,9 @@ class Runner:
             `TensorSpec`.
         adapt: whether launches correct costs that were measured by `calibrate`: where a size became slower or faster, requests
             are planned anew. Only launches count that had the session for themselves.
-        explore: share of the launches' time, 0 to 1, that may go into launches of sizes that plans avoid, to see whether they
-            became faster. A request that explores is predicted to take at most one launch longer; 0 never explores.
+        explore: share of the launches' time, 0 to 1, that may go into learning: launches of sizes that plans avoid, to see
+            whether they became faster, and requests whose launches run one after another, where they would overlap, so
+            that each can be timed. A request that explores is predicted to take at most one launch longer; 0 never does.
         clock: what launches are timed with; None is the wall clock.
         shelf: where calibrations of this model are kept.
 
@@ -188,6 +191,7 @@ class Runner:
         self._adapt = adapt
         self._explore = explore
         self._live: LiveCosts | None = None
+        self._adapting = threading.Lock()  # held while costs change; taken before the other one
         self._workers = session.concurrency or min(4, os.cpu_count() or 1)
         self._executor: ThreadPoolExecutor | None = None
         self._worker_idents: set[int] = set()
@@ -267,8 +271,9 @@ class Runner:
         if rows < 0:
             rows, inputs = self._check_request(inputs)
         prepared = self._prepared.get(rows) or self._prepare(rows)
-        if self._live is not None and self._live.attention:
-            prepared = self._attend(self._live, prepared)
+        live = self._live
+        if live is not None and live.attention:
+            prepared = self._attend(live, prepared)
         self._in_progress.append(None)
         try:
             if self._closed:
@@ -288,10 +293,11 @@ class Runner:
                 seconds = self._clock() - started
                 prepared.seconds += seconds
                 prepared.recent.append(seconds)
-                if self._live is not None:
-                    self._live.earn(seconds * self._live.scale)
                 if not prepared.kept:
                     self._drop(prepared)
+            if live is not None:
+                # Not the seconds: on a busy session they are mostly spent waiting for other requests.
+                live.earn(prepared.plan.cost)
         finally:
             self._leave()
         return outputs
@@ -546,11 +552,14 @@ class Runner:
         prepared = self._make_ready(self._plan_for_outputs(planner.plan(rows)))
         plan = prepared.plan
         with self._lock:
-            self._kept_launches += len(plan.launches)
-            prepared.kept = (
-                planner is self._planner and len(self._prepared) < _MAX_PLANS and self._kept_launches <= _MAX_LAUNCHES
-            )
-            return self._prepared.setdefault(plan.rows, prepared) if prepared.kept else prepared
+            launches = self._kept_launches + len(plan.launches)
+            if planner is not self._planner or len(self._prepared) >= _MAX_PLANS or launches > _MAX_LAUNCHES:
+                return prepared
+            kept = self._prepared.setdefault(plan.rows, prepared)
+            if kept is prepared:
+                prepared.kept = True
+                self._kept_launches = launches
+            return kept
 
     def _make_ready(self, plan: Plan) -> _Prepared:
         """Return a plan made ready, not kept."""
@@ -580,14 +589,15 @@ class Runner:
     def _use(self, calibration: Calibration) -> None:
         """Plan with measured costs from now on, and let launches correct them."""
         costs = calibration.costs()
-        self.calibration = calibration
-        self._plan_anew(costs)
-        if self._adapt and not isinstance(self._batching, MultipleOf):  # multiples leave nothing to choose
-            # Other plans than the least-cost one are not made where a policy or an output says which.
-            explore = self._explore if self._planner.policy == "least_cost" and not self._unbatched else 0.0
-            live = LiveCosts(costs, explore, _IN_A_SECOND[costs.unit])
-            self._execute = _limited(timed(self._session.execute, live, self._clock), self._gate)
-            self._live = live
+        with self._adapting:
+            self.calibration = calibration
+            self._plan_anew(costs)
+            if self._adapt and not isinstance(self._batching, MultipleOf):  # multiples leave nothing to choose
+                # Other plans than the least-cost one are not made where a policy or an output says which.
+                explore = self._explore if self._planner.policy == "least_cost" and not self._unbatched else 0.0
+                live = LiveCosts(costs, explore, _IN_A_SECOND[costs.unit])
+                self._execute = _limited(timed(self._session.execute, live, self._clock), self._gate)
+                self._live = live
 
     def _plan_anew(self, costs: Costs) -> None:
         planner = Planner(self._batching, costs, self._planner.policy)
@@ -602,17 +612,25 @@ class Runner:
     def _attend(self, live: LiveCosts, prepared: _Prepared) -> _Prepared:
         """Do what launches gave reason to, before the next request: plan anew, or explore a size."""
         rows = prepared.plan.rows
-        costs = live.take_changes()
-        if costs is not None:
-            self._plan_anew(costs)
-            prepared = self._prepare(rows)
-        size = live.wanted()
-        if size and rows:
-            plan = self._planner.plan_with(size, rows)
-            more = math.inf if plan is None else plan.cost - prepared.plan.cost
-            if live.may_explore(size, more) and plan is not None:
-                return self._make_ready(plan)
-        return prepared
+        if not self._adapting.acquire(blocking=False):
+            return prepared  # another request is at it
+        try:
+            if live is not self._live:
+                return prepared  # calibrated since
+            costs = live.take_changes()
+            if costs is not None:
+                self._plan_anew(costs)
+                prepared = self._prepare(rows)
+            size = live.wanted() if rows else 0
+            if size:
+                plan = self._planner.plan_with(size, rows)
+                more = math.inf if plan is None else plan.cost - prepared.plan.cost
+                if live.may_explore(size, more) and plan is not None:
+                    prepared = self._make_ready(plan)
+                    prepared.explores = True
+            return prepared
+        finally:
+            self._adapting.release()
 
     def _feeds(self, rows: int, inputs: Mapping[str, Array] | None) -> Callable[[int], Mapping[str, Array]]:
         """Return what hands out the first so many rows of the same `rows` rows."""
@@ -743,9 +761,11 @@ class Runner:
         steps = [functools.partial(execute, start, launch) for start, launch in zip(starts, launches, strict=False)]
         # Only where the session says how many launches it takes: a CPU that takes any number is busy with one.
         side_by_side = min(self._session.concurrency or 1, len(steps))
-        if side_by_side > 1 and self._live is not None and prepared.recent:
-            overlap = prepared.plan.cost - median(prepared.recent) * self._live.scale
-            if self._live.may_time_apart(overlap):
+        if side_by_side > 1 and self._live is not None:
+            if prepared.explores:
+                steps.pop(0)()  # the launch to learn from, before the others overlap it
+                side_by_side = min(side_by_side, len(steps))
+            elif self._live.may_time_apart(prepared.plan.cost, prepared.recent):
                 side_by_side = 1
         if side_by_side == 1:
             for step in steps:
