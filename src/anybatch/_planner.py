@@ -195,9 +195,10 @@ class Planner:
         return self._lay_out(rows, self._least_cost(rows, exact=False), "least_cost")
 
     def plan_with(self, size: int, rows: int) -> Plan | None:
-        """Return the least-cost plan that has a launch of `size`; None where that would have fewer rows, and cannot be padded.
+        """Return the least-cost plan that has a launch of `size`, first; it costs at most that launch more than the best plan.
 
-        It costs at most that launch more than the least-cost plan: what it leaves is no more than all rows.
+        None where there is no such plan: on a session that does not pad, the request may have fewer rows than `size`, and the
+        rows that the launch leaves may cost more than all of them.
 
         Raises:
             InputError: `size` is none of the sizes that costs are known of, or see `plan`.
@@ -209,6 +210,8 @@ class Planner:
             return None
         taken = min(size, rows)
         rest = self.cheapest(rows - taken)
+        if rest.cost > self.cheapest(rows).cost * (1 + _ROUNDING):
+            return None
         return Plan(rows, (Launch(size, taken), *rest.launches), self._weights[size] + rest.cost, "least_cost")
 
     def error_of(self, plan: Plan) -> float:
