@@ -6,9 +6,10 @@ outlier changes nothing, however large it is, and a real change is believed afte
 wide as the spread asks for, so that noise is not taken for change, and plans stay what they are.
 
 A size that plans avoid would never be seen to have become cheaper. So now and then a request is run with one launch of a size
-that was not seen for long. Such a plan costs at most that one launch more than the best one. And it is made only once that much has been saved up, a small share of what launches cost. When the launch shows a
-change, up to two more follow soon, so that it can be believed. Out of the same savings, launches of a request that would
-overlap are run one after another at times: only what a launch takes by itself says anything about its size.
+that was not seen for long. Such a plan costs at most that one launch more than the best one, and it is made only once that much
+has been saved up, a small share of what launches cost. When the launch shows a change, up to two more follow soon, so that it
+can be believed. Out of the same savings, launches of a request that would overlap are run one after another at times: only what
+a launch takes by itself says anything about its size.
 """
 
 from __future__ import annotations
