@@ -60,12 +60,16 @@ def parts() -> None:
     live = LiveCosts(CurveCosts(costs), 0.01, 1e6)
     nothing: dict[str, np.ndarray] = {}
     steady = LiveCosts(CurveCosts(costs), 0.01, 1e6)
-    launch = timed(lambda _inputs, _gear, _out: nothing, steady, perf_counter)
+
+    def nothing_at_all(_inputs: object, _gear: int, _out: object) -> dict[str, np.ndarray]:
+        return nothing
+
+    launch = timed(nothing_at_all, steady, perf_counter)
     calls: dict[str, Callable[[], object]] = {
         "note, a size's usual cost": lambda: live.note(8, 13.0),
         f"note, {len(costs)} sizes, 10 % noise, and the loop that draws it": noting(costs),
         f"note, {len(many)} sizes, 10 % noise, and the loop that draws it": noting(many),
-        "earn": lambda: live.earn(13.0),
+        "a launch of nothing": lambda: nothing_at_all(nothing, 8, None),
         "a launch of nothing, timed and noted": lambda: launch(nothing, 8, None),
     }
     print("\nsteps by themselves, us: median (10th to 90th percentile)")
@@ -81,9 +85,8 @@ class Contenders:
         self._opened = anybatch.open(
             elementwise(1), batch_sizes=GEARS, session_options={"intra_op_num_threads": 1}, costs=dict.fromkeys(GEARS, 1.0)
         )
-        session = self._opened._session
-        calibration = Runner(session).calibrate(seconds=2, save=False)
-        told = calibration.costs().points
+        calibration = self._opened.calibrate(seconds=2, save=False)
+        session, told = self._opened._session, calibration.costs().points
         self.runners = {
             "told its costs": Runner(session, costs=anybatch.TableCosts(told)),
             "calibrated, never corrected": Runner(session, costs=calibration, adapt=False),
@@ -100,6 +103,7 @@ class Contenders:
         corrected._plan_anew = counting  # type: ignore[method-assign]
 
     def close(self) -> None:
+        """Close the runners, and so the session."""
         for runner in (*self.runners.values(), self._opened):
             runner.close()
 

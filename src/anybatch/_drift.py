@@ -99,7 +99,7 @@ class _Level:
 
 
 class LiveCosts:
-    """Costs that launches correct. Thread-safe.
+    """Costs that launches correct. Thread-safe, except that `note` and `earned` are for one thread at a time each.
 
     Args:
         costs: as measured; one or more sizes.
@@ -108,6 +108,7 @@ class LiveCosts:
 
     Attributes:
         attention: whether `take_changes` or `wanted` has something to say; looked at before each request.
+        earned: what the launches of requests were predicted to cost, added up by who runs them; `explore` is a share of it.
         launches: how many were noted.
         scale: see above.
     """
@@ -117,13 +118,13 @@ class LiveCosts:
         self._explore = explore
         self._levels = {size: _Level(costs.of(size), costs.error_of(size)) for size in costs.sizes}
         self._lock = threading.Lock()
-        self._savings = 0.0
-        self._most_savings = self._hoard()
+        self._spent = 0.0
         self._changed = False
         self._wanted = 0
         self._follow_up = 0
         self._overlapped = 0
         self.scale = scale
+        self.earned = 0.0
         self.launches = 0
         self.attention = False
 
@@ -136,27 +137,21 @@ class LiveCosts:
         state = self._levels.get(size)
         if state is None or not 0.0 < cost < math.inf:
             return
-        with self._lock:
-            self.launches += 1
-            state.seen = self.launches
-            change = cost - state.level
-            distance = abs(change)
-            if distance <= state.band:
-                if state.deviants:
-                    state.forget_deviants()
-                state.level += _WEIGHT * change
-                state.spread += _WEIGHT * (distance - state.spread)
-                if size == self._follow_up:
-                    self._follow_up = 0
-            else:
+        self.launches = state.seen = launches = self.launches + 1
+        change = cost - state.level
+        distance = abs(change)
+        if distance > state.band:
+            with self._lock:
                 self._deviate(size, state, cost)
-            if not self.launches % _REVIEW:
+        else:
+            if state.deviants or size == self._follow_up:
+                with self._lock:
+                    self._end_deviation(size, state)
+            state.level += _WEIGHT * change
+            state.spread += _WEIGHT * (distance - state.spread)
+        if not launches % _REVIEW:
+            with self._lock:
                 self._review()
-
-    def earn(self, cost: float) -> None:
-        """Save up a share of what the launches of a request cost."""
-        with self._lock:
-            self._savings = min(self._savings + self._explore * cost, self._most_savings)
 
     def may_time_apart(self, predicted: float, took: Collection[float]) -> bool:
         """Whether a request's launches may run one after another, so that each can be noted; the savings then pay for it.
@@ -210,10 +205,17 @@ class LiveCosts:
             self._follow_up = 0
             return False
 
+    def _savings(self) -> float:
+        """Return what may be spent; what is beyond the most that may be saved up is forfeited."""
+        savings = self._explore * self.earned - self._spent
+        forfeited = max(savings - _HOARD * max(state.level for state in self._levels.values()), 0.0)
+        self._spent += forfeited
+        return savings - forfeited
+
     def _pay(self, more: float) -> bool:
-        if more > self._savings:
+        if more > self._savings():
             return False
-        self._savings -= max(more, 0.0)
+        self._spent += max(more, 0.0)
         return True
 
     def _deviate(self, size: int, state: _Level, cost: float) -> None:
@@ -222,12 +224,16 @@ class LiveCosts:
         state.deviants.append(cost)
         if len(state.deviants) == _BELIEVED:
             state.believe_deviants()
+            self._end_deviation(size, state)
             self._changed = self.attention = True
-            if size == self._follow_up:
-                self._follow_up = 0
         elif size == self._follow_up:
             self._wanted = size
             self.attention = True
+
+    def _end_deviation(self, size: int, state: _Level) -> None:
+        state.forget_deviants()
+        if size == self._follow_up:
+            self._follow_up = 0
 
     def _review(self) -> None:
         """Look whether plans are out of date, and which size to explore."""
@@ -235,15 +241,11 @@ class LiveCosts:
             if state.seen > self.launches - _REVIEW:  # the others are as they were
                 state.set_band()
                 self._changed = self._changed or state.is_outdated()
-        self._most_savings = self._hoard()
         if self._explore and not self._wanted:
             size, state = min(self._levels.items(), key=lambda item: item[1].seen)
-            if self.launches - state.seen >= _UNSEEN and self._savings >= state.level:
+            if self.launches - state.seen >= _UNSEEN and self._savings() >= state.level:
                 self._wanted = size
         self.attention = self._changed or bool(self._wanted)
-
-    def _hoard(self) -> float:
-        return _HOARD * max(state.level for state in self._levels.values())
 
 
 def timed(
@@ -256,7 +258,7 @@ def timed(
         clock: in seconds.
     """
     in_progress: deque[None] = deque()  # one entry per launch; adding, removing and counting are atomic
-    events = itertools.count()  # a number for each beginning and each end
+    events = itertools.count()  # a number for each beginning, and for the ends that ask whether there was one
 
     def execute_timed(inputs: Mapping[str, Any], gear: int, out: Mapping[str, Any] | None) -> Mapping[str, Any]:
         in_progress.append(None)
@@ -266,11 +268,11 @@ def timed(
             begun = clock()
             results = execute(inputs, gear, out)
             ended = clock()
-            alone = next(events) == event + 1 and alone  # and none has begun since
+            if alone and next(events) == event + 1:  # none was there, and none has begun since
+                # Only one launch can get here at a time: as long as it is in progress, no other is alone.
+                live.note(gear, (ended - begun) * live.scale)
         finally:
             in_progress.pop()
-        if alone:
-            live.note(gear, (ended - begun) * live.scale)
         return results
 
     return execute_timed

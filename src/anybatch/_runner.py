@@ -293,11 +293,11 @@ class Runner:
                 seconds = self._clock() - started
                 prepared.seconds += seconds
                 prepared.recent.append(seconds)
+                if live is not None:
+                    # Not the seconds: on a busy session they are mostly spent waiting for other requests.
+                    live.earned += prepared.plan.cost
                 if not prepared.kept:
                     self._drop(prepared)
-            if live is not None:
-                # Not the seconds: on a busy session they are mostly spent waiting for other requests.
-                live.earn(prepared.plan.cost)
         finally:
             self._leave()
         return outputs
