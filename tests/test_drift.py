@@ -38,6 +38,39 @@ def savings(live):
     return live._savings()
 
 
+def test_plans_are_made_anew_a_few_times_at_once_and_seldom_in_the_long_run():
+    live = live_costs()
+    made = []
+    for number in range(1, 100_001):
+        live.note(8, 4.5 * (1.0 if number // 100 % 2 else 3.0))
+        if live.take_changes():
+            made.append(number)
+    assert made[:8] == [3, *(3 + 100 * turn - 4 for turn in range(1, 8))] or len([each for each in made if each < 1000]) == 8
+    assert 8 + 100_000 // 2048 - 2 <= len(made) <= 8 + 100_000 // 2048
+
+
+def test_changes_of_several_sizes_are_planned_for_together():
+    live = live_costs()
+    note(live, 8, *[9.0] * 3)
+    assert live.take_changes().of(8) == 9.0
+    note(live, 4, *[5.0] * 3)
+    note(live, 16, *[17.0] * 3)
+    assert live.take_changes() is None
+    note(live, 2, *[1.5] * 2 * REVIEW)
+    costs = live.take_changes()
+    assert (costs.of(4), costs.of(16)) == (5.0, 17.0)
+
+
+def test_what_it_costs_to_get_ready_for_exploring_is_paid_from_the_savings():
+    live = live_costs(explore=1.0)
+    live.earned += 10.0
+    live.pay(12.0)
+    assert savings(live) == -2.0
+    assert not live.may_explore(8, 0.0)
+    live.earned += 2.0
+    assert live.may_explore(8, 0.0)
+
+
 @pytest.mark.parametrize("factor", [0.01, 0.5, 1.7, 3.0, 1e6])
 def test_three_launches_in_a_row_are_believed_and_two_are_not(factor):
     live = live_costs()

@@ -37,7 +37,11 @@ _LEAST_ERROR: Final = 0.01  # share of the level; what was measured more exactly
 _SHIFT: Final = 0.05
 _SURE: Final = 3.0
 _SURER: Final = 0.02
-_REVIEW: Final = 32  # launches between two looks at all sizes
+_REVIEW: Final = 32  # launches between two looks at all sizes, and at least between two plannings
+# Making plans for 64 numbers of rows anew took 4 ms, as long as hundreds of small launches. A machine that is slow by fits and
+# starts would have it done at each of them: so there are a few plannings in reserve, and one more after so many launches.
+_RESERVE: Final = 8
+_REFILL: Final = 2048
 _APART: Final = (
     8  # of so many requests with overlapping launches, one may be run without overlap; the others tell what it costs
 )
@@ -119,7 +123,10 @@ class LiveCosts:
         self._levels = {size: _Level(costs.of(size), costs.error_of(size)) for size in costs.sizes}
         self._lock = threading.Lock()
         self._spent = 0.0
+        self._outdated = False
         self._changed = False
+        self._planned = -_REVIEW  # number of the launch after which plans were last made anew
+        self._refilled = 0  # the launch at which the reserve of plannings is full again
         self._wanted = 0
         self._follow_up = 0
         self._overlapped = 0
@@ -172,7 +179,9 @@ class LiveCosts:
             self.attention = bool(self._wanted)
             if not self._changed:
                 return None
-            self._changed = False
+            self._changed = self._outdated = False
+            self._planned = self.launches
+            self._refilled = max(self._refilled, self.launches) + _REFILL
             for state in self._levels.values():
                 state.planned, state.planned_error = state.level, state.error
             return CurveCosts(
@@ -205,6 +214,11 @@ class LiveCosts:
             self._follow_up = 0
             return False
 
+    def pay(self, cost: float) -> None:
+        """Take from the savings what it cost to get ready for exploring; they may fall below nothing."""
+        with self._lock:
+            self._spent += cost
+
     def _savings(self) -> float:
         """Return what may be spent; what is beyond the most that may be saved up is forfeited."""
         savings = self._explore * self.earned - self._spent
@@ -225,7 +239,8 @@ class LiveCosts:
         if len(state.deviants) == _BELIEVED:
             state.believe_deviants()
             self._end_deviation(size, state)
-            self._changed = self.attention = True
+            self._outdated = True
+            self._look_at_plans()
         elif size == self._follow_up:
             self._wanted = size
             self.attention = True
@@ -240,12 +255,20 @@ class LiveCosts:
         for state in self._levels.values():
             if state.seen > self.launches - _REVIEW:  # the others are as they were
                 state.set_band()
-                self._changed = self._changed or state.is_outdated()
+                self._outdated = self._outdated or state.is_outdated()
         if self._explore and not self._wanted:
             size, state = min(self._levels.items(), key=lambda item: item[1].seen)
             if self.launches - state.seen >= _UNSEEN and self._savings() >= state.level:
                 self._wanted = size
-        self.attention = self._changed or bool(self._wanted)
+                self.attention = True
+        self._look_at_plans()
+
+    def _look_at_plans(self) -> None:
+        """Ask for plans to be made anew, where they are out of date and that was not done too often."""
+        in_reserve = self._refilled - self.launches <= (_RESERVE - 1) * _REFILL
+        if self._outdated and in_reserve and self.launches - self._planned >= _REVIEW:
+            self._changed = self._outdated = any(state.is_outdated() for state in self._levels.values())
+            self.attention = self._changed or bool(self._wanted)
 
 
 def timed(

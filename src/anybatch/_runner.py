@@ -623,11 +623,13 @@ class Runner:
                 prepared = self._prepare(rows)
             size = live.wanted() if rows else 0
             if size:
+                begun = self._clock()
                 plan = self._planner.plan_with(size, rows)
                 more = math.inf if plan is None else plan.cost - prepared.plan.cost
                 if live.may_explore(size, more) and plan is not None:
                     prepared = self._make_ready(plan)
                     prepared.explores = True
+                live.pay((self._clock() - begun) * live.scale)
             return prepared
         finally:
             self._adapting.release()
