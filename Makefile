@@ -36,6 +36,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/gears.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/prior.py
+	$(BIN)/python benchmarks/upkeep.py
+	$(BIN)/python benchmarks/drift.py
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/ascend.py
 	$(BIN)/python benchmarks/ipu.py

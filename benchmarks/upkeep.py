@@ -1,8 +1,9 @@
 """What keeping costs true costs itself. ``python benchmarks/upkeep.py``.
 
 One ONNX Runtime session with one thread, a Relu of 16 floats a row, so that microseconds show; three runners on it, their calls
-interleaved: told its costs, calibrated and never corrected, calibrated and corrected by each launch. The difference is upkeep:
-timing each launch, noting it, and, over mixed requests, the plans made anew and the launches that explore.
+in turn: told its costs, calibrated and never corrected, calibrated and corrected by each launch. Upkeep is the difference
+between the last two, call by call, and the processor time of making plans anew and getting ready to explore, per launch. What
+exploring launches take themselves is no upkeep: `explore` bounds it.
 
 Goals: a request's plan found in under 0.5 us after the first of its size; upkeep under 1 us per launch.
 """
@@ -11,19 +12,20 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, thread_time
+from typing import Any
 
 import numpy as np
 
 import anybatch
 from _models import elementwise
-from _timing import Timing, interleave
 from anybatch import CurveCosts, Runner
 from anybatch._drift import LiveCosts, timed
 
 GEARS = (1, 2, 4, 8, 16, 32)
 PLANNING_US, UPKEEP_US = 0.5, 1.0  # the goals
 MIXED = 200  # requests of the mixed stream
+FIXED, CORRECTED = "calibrated, never corrected", "calibrated, corrected"
 
 
 def verdict(got_us: float, goal_us: float) -> str:
@@ -79,7 +81,13 @@ def parts() -> None:
 
 
 class Contenders:
-    """Runners on one session: sessions differ by where their memory lies, by more than what is measured here."""
+    """Runners on one session: sessions differ by where their memory lies, by more than what is measured here.
+
+    Attributes:
+        runners: by name.
+        plannings: how often plans were made anew.
+        planning_s: processor time of making plans, and of getting ready to explore.
+    """
 
     def __init__(self) -> None:
         self._opened = anybatch.open(
@@ -89,18 +97,36 @@ class Contenders:
         session, told = self._opened._session, calibration.costs().points
         self.runners = {
             "told its costs": Runner(session, costs=anybatch.TableCosts(told)),
-            "calibrated, never corrected": Runner(session, costs=calibration, adapt=False),
-            "calibrated, corrected": Runner(session, costs=calibration),
+            FIXED: Runner(session, costs=calibration, adapt=False),
+            CORRECTED: Runner(session, costs=calibration),
         }
         self.plannings = 0
-        corrected = self.runners["calibrated, corrected"]
-        plan_anew = corrected._plan_anew
+        self.planning_s = 0.0
+        self._count(self.runners[CORRECTED])
 
-        def counting(costs: anybatch.Costs) -> None:
+    def _count(self, runner: Runner) -> None:
+        plan_anew, prepare, attend = runner._plan_anew, runner._prepare, runner._attend
+        inside = False
+
+        def plan_anew_counted(*arguments: Any) -> None:
             self.plannings += 1
-            plan_anew(costs)
+            plan_anew(*arguments)
 
-        corrected._plan_anew = counting  # type: ignore[method-assign]
+        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+            def call_counted(*arguments: Any) -> Any:
+                nonlocal inside
+                if inside:
+                    return call(*arguments)
+                inside, begun = True, thread_time()
+                try:
+                    return call(*arguments)
+                finally:
+                    inside = False
+                    self.planning_s += thread_time() - begun
+
+            return call_counted
+
+        vars(runner).update(_plan_anew=plan_anew_counted, _prepare=counted(prepare), _attend=counted(attend))
 
     def close(self) -> None:
         """Close the runners, and so the session."""
@@ -108,38 +134,42 @@ class Contenders:
             runner.close()
 
 
-def compare(contenders: Contenders, title: str, sizes: list[int]) -> None:
-    """Print what requests of those sizes take with each runner, per launch."""
+def compare(contenders: Contenders, title: str, sizes: list[int], calls: int = 20_000) -> None:
+    """Print what requests of those sizes take with each runner, per launch, call by call in turn."""
     requests = [{"x0": np.zeros((rows, 16), np.float32)} for rows in sizes]
-
-    def run_all(runner: Runner) -> None:
+    names = list(contenders.runners)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    planned = {rows: len(contenders.runners["told its costs"].plan(rows).launches) for rows in sizes}
+    for runner in contenders.runners.values():
         for request in requests:
             runner.run(request)
-
-    before = {name: sum(runner.stats().launches.values()) for name, runner in contenders.runners.items()}
-    plannings = contenders.plannings
-    timings = interleave(
-        {name: lambda runner=runner: run_all(runner) for name, runner in contenders.runners.items()},  # type: ignore[misc]
-        rounds=101,
-    )
-    first = contenders.runners["told its costs"]
-    launches = sum(len(first.plan(rows).launches) for rows in sizes)
-    reference = timings["calibrated, never corrected"]
-    print(f"\n{title}: {len(sizes)} requests, {launches} launches as told; us per launch")
-    for name, timing in timings.items():
-        ours = Timing(*(value / launches for value in (timing.p10_us, timing.median_us, timing.p90_us)))
-        print(f"  {name:30} median {ours.median_us:7.3f} ({ours.p10_us:.3f} to {ours.p90_us:.3f})")
-    upkeep = (timings["calibrated, corrected"].median_us - reference.median_us) / launches
-    least = (timings["calibrated, corrected"].p10_us - reference.p10_us) / launches
-    made = sum(contenders.runners["calibrated, corrected"].stats().launches.values()) - before["calibrated, corrected"]
-    print(
-        f"  upkeep per launch: {upkeep:+.3f} us of medians, {least:+.3f} us of 10th percentiles; {verdict(upkeep, UPKEEP_US)}"
-    )
-    print(f"  plans made anew: {contenders.plannings - plannings} times in {made:,} launches")
+    before, plannings = sum(contenders.runners[CORRECTED].stats().launches.values()), contenders.plannings
+    contenders.planning_s = 0.0
+    alike: list[bool] = []  # whether both ran it by the same plan, so that the difference is upkeep
+    for turn in range(calls):
+        request, launches = requests[turn % len(sizes)], planned[sizes[turn % len(sizes)]]
+        fixed, corrected = (contenders.runners[name].plan(sizes[turn % len(sizes)]) for name in (FIXED, CORRECTED))
+        alike.append(fixed.launches == corrected.launches)
+        for name in (*names[turn % 3 :], *names[: turn % 3]):
+            run = contenders.runners[name].run
+            begun = perf_counter()
+            run(request)
+            times[name].append((perf_counter() - begun) * 1e6 / launches)
+    made = sum(contenders.runners[CORRECTED].stats().launches.values()) - before
+    print(f"\n{title}: {calls:,} requests with each; us per launch, median (10th to 90th percentile)")
+    for name in names:
+        low, median, high = np.percentile(times[name], (10, 50, 90))
+        print(f"  {name:30} {median:8.3f} ({low:.3f} to {high:.3f})")
+    differences = np.subtract(times[CORRECTED], times[FIXED])[alike]
+    low, median, high = (float(value) for value in np.percentile(differences, (25, 50, 75)))
+    now_and_then = contenders.planning_s * 1e6 / made
+    print(f"  timing and noting: {median:+.3f} ({low:+.3f} to {high:+.3f}, quartiles of differences of neighbouring calls)")
+    print(f"  planning, {contenders.plannings - plannings} times in {made:,} launches, and exploring: {now_and_then:+.3f}")
+    print(f"  upkeep: {median + now_and_then:.3f}; {verdict(median + now_and_then, UPKEEP_US)}")
 
 
 def planning(contenders: Contenders) -> None:
-    runner = contenders.runners["calibrated, corrected"]
+    runner = contenders.runners[CORRECTED]
     runner.run({"x0": np.zeros((13, 16), np.float32)})
     low, median, high = alone_us(lambda: runner.plan(13))
     print(
@@ -149,7 +179,7 @@ def planning(contenders: Contenders) -> None:
 
 
 def main() -> None:
-    print("medians, with 10th to 90th percentile over interleaved loops")
+    print("medians, with spread; calls of the contenders take turns")
     parts()
     contenders = Contenders()
     try:

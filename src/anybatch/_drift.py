@@ -41,11 +41,12 @@ _REVIEW: Final = 32  # launches between two looks at all sizes, and at least bet
 # Making plans for 64 numbers of rows anew took 4 ms, as long as hundreds of small launches. A machine that is slow by fits and
 # starts would have it done at each of them: so there are a few plannings in reserve, and one more after so many launches.
 _RESERVE: Final = 8
-_REFILL: Final = 2048
+_REFILL: Final = 4096
 _APART: Final = (
     8  # of so many requests with overlapping launches, one may be run without overlap; the others tell what it costs
 )
 _HOARD: Final = 4  # launches of the dearest size that may be saved up for: no long time of peace pays for a burst
+_INFINITE: Final = math.inf  # found sooner than in a module: each launch looks
 _UNSEEN: Final = 64  # launches after which a size that was not among them may be explored
 
 
@@ -142,7 +143,7 @@ class LiveCosts:
         or one during which the clock stood still, says nothing and is ignored.
         """
         state = self._levels.get(size)
-        if state is None or not 0.0 < cost < math.inf:
+        if state is None or not 0.0 < cost < _INFINITE:
             return
         self.launches = state.seen = launches = self.launches + 1
         change = cost - state.level
@@ -281,21 +282,26 @@ def timed(
         clock: in seconds.
     """
     in_progress: deque[None] = deque()  # one entry per launch; adding, removing and counting are atomic
-    events = itertools.count()  # a number for each beginning, and for the ends that ask whether there was one
+    begin, end = in_progress.append, in_progress.pop
+    tickets = itertools.count()
+    latest = -1  # ticket of the launch that began last
+    note, scale = live.note, live.scale
 
     def execute_timed(inputs: Mapping[str, Any], gear: int, out: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        in_progress.append(None)
+        nonlocal latest
+        begin(None)
         try:
-            event = next(events)
+            # In this order: of two that begin at once, none finds itself alone unless the other has ended, or sees its ticket.
+            latest = ticket = next(tickets)
             alone = len(in_progress) == 1
             begun = clock()
             results = execute(inputs, gear, out)
             ended = clock()
-            if alone and next(events) == event + 1:  # none was there, and none has begun since
+            if alone and latest == ticket:
                 # Only one launch can get here at a time: as long as it is in progress, no other is alone.
-                live.note(gear, (ended - begun) * live.scale)
+                note(gear, (ended - begun) * scale)
         finally:
-            in_progress.pop()
+            end()
         return results
 
     return execute_timed
