@@ -46,7 +46,6 @@ _APART: Final = (
     8  # of so many requests with overlapping launches, one may be run without overlap; the others tell what it costs
 )
 _HOARD: Final = 4  # launches of the dearest size that may be saved up for: no long time of peace pays for a burst
-_INFINITE: Final = math.inf  # found sooner than in a module: each launch looks
 _UNSEEN: Final = 64  # launches after which a size that was not among them may be explored
 
 
@@ -56,14 +55,14 @@ class _Level:
     Attributes:
         level: what a launch costs now.
         spread: mean distance of launches from it; one beyond the band counts as at its edge.
-        band: distance up to which a launch is about as long as it should be.
+        low, high: the band, in which a launch is about as long as it should be; never down to 0.
         least_error: share of the level below which its error does not fall.
         planned, planned_error: level and error when plans were last made.
         deviants: launches in a row beyond the band, all on the same side.
         seen: number of the launch that was the last of this size.
     """
 
-    __slots__ = ("band", "deviants", "least_error", "level", "planned", "planned_error", "seen", "spread")
+    __slots__ = ("deviants", "high", "least_error", "level", "low", "planned", "planned_error", "seen", "spread")
 
     def __init__(self, level: float, error: float) -> None:
         self.level = self.planned = level
@@ -80,7 +79,8 @@ class _Level:
         return max(self.least_error * self.level, _ERROR * self.spread)
 
     def set_band(self) -> None:
-        self.band = min(max(_NARROWEST * self.level, _BAND * self.spread), _WIDEST * self.level)
+        half = min(max(_NARROWEST * self.level, _BAND * self.spread), _WIDEST * self.level)
+        self.low, self.high = self.level - half, self.level + half
 
     def is_outdated(self) -> bool:
         """Whether plans should be made anew for what is known now."""
@@ -91,7 +91,7 @@ class _Level:
     def forget_deviants(self) -> None:
         """Count launches beyond the band as noise."""
         for _ in self.deviants:
-            self.spread += _WEIGHT * (self.band - self.spread)
+            self.spread += _WEIGHT * ((self.high - self.low) / 2 - self.spread)
         self.deviants.clear()
 
     def believe_deviants(self) -> None:
@@ -143,20 +143,21 @@ class LiveCosts:
         or one during which the clock stood still, says nothing and is ignored.
         """
         state = self._levels.get(size)
-        if state is None or not 0.0 < cost < _INFINITE:
+        if state is None:
             return
-        self.launches = state.seen = launches = self.launches + 1
-        change = cost - state.level
-        distance = abs(change)
-        if distance > state.band:
-            with self._lock:
-                self._deviate(size, state, cost)
-        else:
+        if state.low <= cost <= state.high:
             if state.deviants or size == self._follow_up:
                 with self._lock:
                     self._end_deviation(size, state)
+            change = cost - state.level
             state.level += _WEIGHT * change
-            state.spread += _WEIGHT * (distance - state.spread)
+            state.spread += _WEIGHT * (abs(change) - state.spread)
+        elif 0.0 < cost < math.inf:
+            with self._lock:
+                self._deviate(size, state, cost)
+        else:
+            return
+        self.launches = state.seen = launches = self.launches + 1
         if not launches % _REVIEW:
             with self._lock:
                 self._review()

@@ -257,7 +257,11 @@ class Planner:
         """Return the launches whose gain over the simple plan is largest beyond doubt; see this module's docstring."""
         simple = self._by_rule(rows, "round_up")
         best, most = simple, 0.0
+        seen = [simple]
         for counts in (cheapest, *(self._by_rule(rows, policy) for policy in _SIMPLE)):
+            if counts in seen:  # most rules mostly agree
+                continue
+            seen.append(counts)
             differ = {size: simple.get(size, 0) - counts.get(size, 0) for size in {*simple, *counts}}
             gain = math.fsum(count * self._cost(size) for size, count in differ.items())
             sure = gain - _SURE * math.hypot(*(count * self._error(size) for size, count in differ.items()))
