@@ -187,7 +187,7 @@ def main() -> None:
         compare(contenders, "one launch, gear 8", [8])
         compare(contenders, "31 rows", [31])
         sizes = [int(rows) for rows in np.random.default_rng(1).integers(1, 65, MIXED)]
-        compare(contenders, "mixed, 1 to 64 rows", sizes)
+        compare(contenders, "mixed, 1 to 64 rows", sizes, calls=100_000)
     finally:
         contenders.close()
 

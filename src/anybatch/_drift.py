@@ -39,9 +39,9 @@ _SURE: Final = 3.0
 _SURER: Final = 0.02
 _REVIEW: Final = 32  # launches between two looks at all sizes, and at least between two plannings
 # Making plans for 64 numbers of rows anew took 4 ms, as long as hundreds of small launches. A machine that is slow by fits and
-# starts would have it done at each of them: so there are a few plannings in reserve, and one more after so many launches.
+# starts would have it done at each of them: so there are a few plannings in reserve, and one more per second of launches.
 _RESERVE: Final = 8
-_REFILL: Final = 4096
+_REFILL_S: Final = 1.0
 _APART: Final = (
     8  # of so many requests with overlapping launches, one may be run without overlap; the others tell what it costs
 )
@@ -127,7 +127,7 @@ class LiveCosts:
         self._outdated = False
         self._changed = False
         self._planned = -_REVIEW  # number of the launch after which plans were last made anew
-        self._refilled = 0  # the launch at which the reserve of plannings is full again
+        self._refilled = 0.0  # what has to be earned until the reserve of plannings is full again
         self._wanted = 0
         self._follow_up = 0
         self._overlapped = 0
@@ -183,7 +183,7 @@ class LiveCosts:
                 return None
             self._changed = self._outdated = False
             self._planned = self.launches
-            self._refilled = max(self._refilled, self.launches) + _REFILL
+            self._refilled = max(self._refilled, self.earned) + _REFILL_S * self.scale
             for state in self._levels.values():
                 state.planned, state.planned_error = state.level, state.error
             return CurveCosts(
@@ -267,7 +267,7 @@ class LiveCosts:
 
     def _look_at_plans(self) -> None:
         """Ask for plans to be made anew, where they are out of date and that was not done too often."""
-        in_reserve = self._refilled - self.launches <= (_RESERVE - 1) * _REFILL
+        in_reserve = self._refilled - self.earned <= (_RESERVE - 1) * _REFILL_S * self.scale
         if self._outdated and in_reserve and self.launches - self._planned >= _REVIEW:
             self._changed = self._outdated = any(state.is_outdated() for state in self._levels.values())
             self.attention = self._changed or bool(self._wanted)
