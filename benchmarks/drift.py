@@ -4,9 +4,9 @@ Requests of 1 to 40 rows, one after another, on the Ascend simulator's device cl
 run but for overlapping launches, and say nothing of hardware. Regret is time over that of a runner that was told the true costs
 at every change. Beside ours: the same calibration, never corrected, and rounding up.
 
-Goals: regret under 5 % over the whole run; after each change the plans are best again (within 1 %, for every request size)
-within 400 launches (exploring a gear waits until 1 % of what launches cost pays for one of it), or 1,000 where launches overlap,
-since only few of those tell anything; one launch that takes 100 times as long changes no plan.
+Goals: regret under 5 % over the whole run. After each change the plans are best again, within 1 % for every request size, or 5 %
+where times scatter by 10 %, after 400 launches: exploring a gear waits until 1 % of what launches cost pays for one of it. One
+launch that takes 100 times as long changes no plan.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from anybatch_ascend_sim import backend as ascend_sim
 GEARS: Final = (1, 2, 4, 8, 16)
 REQUESTS: Final = 2000  # in each phase
 LARGEST: Final = 40
-REGRET: Final = 0.05  # the goal
+REGRET: Final = 0.05  # the goals
+RECOVERY: Final = 400  # launches
 OURS: Final = "ours"
 CONTENDERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "told the true costs": {},
@@ -53,7 +54,7 @@ class Scenario:
         slow: by how much which gears are slower in the second of three phases.
         slots: launches in flight; None for the backend's default.
         noise: standard deviation of the logarithm of what all launches of a request are slower by.
-        goal: launches until the plans are best again.
+        within: share by which plans may be dearer and still count as best.
     """
 
     title: str
@@ -62,16 +63,16 @@ class Scenario:
     slow: Mapping[int, float]
     slots: int | None = 1
     noise: float = 0.0
-    goal: int = 400
+    within: float = 0.01
 
 
 EIGHT_SLOW: Final = {8: 3.0}
 SCENARIOS: Final = (  # where splitting pays early, in the middle, and late; then what makes it harder
-    Scenario("gear 8 three times as slow, 2 us + 10 us per row", 2, 10, EIGHT_SLOW),
-    Scenario("gear 8 three times as slow, 20 us + 10 us per row", 20, 10, EIGHT_SLOW),
-    Scenario("gear 8 three times as slow, 60 us + 10 us per row", 60, 10, EIGHT_SLOW),
-    Scenario("the same, 20 us + 10 us per row, launches of a request overlap", 20, 10, EIGHT_SLOW, slots=None, goal=1000),
-    Scenario("the same, 20 us + 10 us per row, times scatter by 10 %", 20, 10, EIGHT_SLOW, noise=0.1),
+    Scenario("gear 8 slow threefold, 2 us + 10 us per row", 2, 10, EIGHT_SLOW),
+    Scenario("gear 8 slow threefold, 20 us + 10 us per row", 20, 10, EIGHT_SLOW),
+    Scenario("gear 8 slow threefold, 60 us + 10 us per row", 60, 10, EIGHT_SLOW),
+    Scenario("the same, 20 us + 10 us per row, launches of a request overlap", 20, 10, EIGHT_SLOW, slots=None),
+    Scenario("the same, 20 us + 10 us per row, times scatter by 10 %", 20, 10, EIGHT_SLOW, noise=0.1, within=0.05),
     Scenario("all gears half as slow again, 20 us + 10 us per row", 20, 10, dict.fromkeys(GEARS, 1.5)),
 )
 
@@ -115,10 +116,10 @@ class Best:
         self._costs = costs
         self._least = [planner.plan(rows).cost for rows in range(LARGEST + 1)]
 
-    def is_planned(self, runner: anybatch.Runner) -> bool:
-        """Whether each request is planned as well as with the true costs, within 1 %."""
+    def is_planned(self, runner: anybatch.Runner, within: float) -> bool:
+        """Whether each request is planned as well as with the true costs, or dearer by no more than that share."""
         return all(
-            sum(self._costs[launch.gear] for launch in runner.plan(rows).launches) <= 1.01 * self._least[rows]
+            sum(self._costs[launch.gear] for launch in runner.plan(rows).launches) <= (1 + within) * self._least[rows]
             for rows in range(1, LARGEST + 1)
         )
 
@@ -150,7 +151,7 @@ def run_all(model: Path, folder: Path, scenario: Scenario) -> Iterator[tuple[str
                 if scenario.noise:
                     card.set_speed(factors, float(noise.lognormal(0, scenario.noise)))
                 runner.run({"x0": inputs[:rows]})
-                if not best.is_planned(runner):
+                if not best.is_planned(runner, scenario.within):
                     best_after = None
                 elif best_after is None:
                     best_after = launches_of(runner) - before
@@ -173,9 +174,9 @@ def show(console: Console, scenario: Scenario, rows: list[tuple[str, list[float]
     console.print(table)
     (ours,) = (row for row in rows if row[0] == OURS)
     regret = sum(ours[1]) / sum(reference) - 1
-    recovered = all(after is not None and after <= scenario.goal for after in ours[2][1:])
+    recovered = all(after is not None and after <= RECOVERY for after in ours[2][1:])
     console.print(f"regret {regret:.2%}, goal under {REGRET:.0%}: {'met' if regret < REGRET else 'MISSED'}")
-    console.print(f"best again within {scenario.goal} launches: {'met' if recovered else 'MISSED'}\n")
+    console.print(f"best again within {RECOVERY} launches: {'met' if recovered else 'MISSED'}\n")
 
 
 def outlier(model: Path, folder: Path) -> int:

@@ -85,7 +85,7 @@ class _Level:
     def is_outdated(self) -> bool:
         """Whether plans should be made anew for what is known now."""
         shift, error = abs(self.level - self.planned), self.error
-        moved = shift > _SHIFT * self.planned and shift > _SURE * error
+        moved = shift > _SHIFT * self.planned and shift > _SURE * math.hypot(error, self.planned_error)
         return moved or self.planned_error - error > _SURER * self.level
 
     def forget_deviants(self) -> None:
