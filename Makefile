@@ -38,6 +38,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/prior.py
 	$(BIN)/python benchmarks/upkeep.py
 	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/policies.py
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/ascend.py
 	$(BIN)/python benchmarks/ipu.py
