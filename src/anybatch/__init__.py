@@ -23,6 +23,7 @@ from anybatch._errors import (
     ContractError,
     DeviceError,
     InputError,
+    MissingPackageError,
     ModelError,
 )
 from anybatch._freeing import free_batch
@@ -71,6 +72,7 @@ __all__ = [
     "Kept",
     "Launch",
     "Measurement",
+    "MissingPackageError",
     "Model",
     "ModelError",
     "ModelSpec",

@@ -5,6 +5,7 @@ AnybatchError
 ├── ModelError                          the file: it cannot be read, or not run the way it was asked to
 ├── BackendNotFoundError (LookupError)  the installation: no such backend, or two of the same name
 ├── BackendUnavailableError             the installation: the backend is there, what it needs is not
+├── MissingPackageError (ImportError)   the installation: a package that only some functions need is not there
 ├── DeviceError                         the runtime failed; carries backend, operation and status
 ├── ClosedError                         the runner or session was used after close()
 └── ContractError                       a plugin broke the contract of Session or Backend: a bug in the plugin
@@ -22,6 +23,7 @@ __all__ = [
     "ContractError",
     "DeviceError",
     "InputError",
+    "MissingPackageError",
     "ModelError",
 ]
 
@@ -44,6 +46,10 @@ class BackendNotFoundError(AnybatchError, LookupError):
 
 class BackendUnavailableError(AnybatchError):
     """The backend is installed, but what it needs (an SDK, a driver, a device) is missing."""
+
+
+class MissingPackageError(AnybatchError, ImportError):
+    """A package is missing that only some functions need; the message says which extra of anybatch brings it."""
 
 
 class ClosedError(AnybatchError):
