@@ -45,6 +45,7 @@ ORDER = [
     "_freeing",
     "_compiling",
     "",
+    "plots",
     "testing.models",
     "testing.strategies",
     "testing.fake",
@@ -75,6 +76,7 @@ ONLY_IN = {
     "hypothesis": ("testing",),
     "typer": ("_cli",),
     "rich": ("_cli._output",),
+    "matplotlib": ("plots",),
 }
 
 VENDORS = ("acl", "ascend", "poprt", "graphcore", "cann", "openvino", "tensorrt")
@@ -210,7 +212,7 @@ def test_every_error_is_public():
     assert errors <= set(anybatch.__all__)
 
 
-@pytest.mark.parametrize("package", ["anybatch", "anybatch.testing"])
+@pytest.mark.parametrize("package", ["anybatch", "anybatch.plots", "anybatch.testing"])
 def test_every_public_name_is_described(package):
     module = importlib.import_module(package)
     values = [getattr(module, name) for name in module.__all__]
@@ -242,7 +244,7 @@ def test_every_public_name_is_described(package):
     ids=["import", "list"],
 )
 def test_importing_and_listing_bring_nothing_that_is_not_needed_yet(program):
-    unwanted = ("typer", "rich", "onnxruntime", "onnx", "onnx.reference", "pytest", "hypothesis", "asyncio")
+    unwanted = ("typer", "rich", "onnxruntime", "onnx", "onnx.reference", "pytest", "hypothesis", "asyncio", "matplotlib")
     program += "\nimport sys; print([name for name in sys.argv[1:] if name in sys.modules])"
     assert in_python(program, *unwanted, "anybatch") == "['anybatch']\n"
 

@@ -360,6 +360,11 @@ class Runner:
         rows = check_rows(rows)
         return (self._prepared.get(rows) or self._prepare(rows)).plan
 
+    @property
+    def planner(self) -> Planner:
+        """The planner that splits requests; outputs without rows may force other plans than its own, see `plan`."""
+        return self._planner
+
     def explain(self, rows: int) -> Explanation:
         """Explain how a request of that many rows is run, and what other policies would cost.
 

@@ -13,8 +13,9 @@ import textwrap
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from anybatch._batching import AnyBatch, Batching, Gears, check_batch_sizes
 from anybatch._costs import Costs, CurveCosts, UncertainCosts
@@ -71,7 +72,8 @@ class Series:
         look: which of seven colours, dashes and marks it has; 0 is drawn boldest.
 
     Raises:
-        InputError: lengths differ, there is no point, or a number is not finite.
+        InputError: lengths differ, there is no point, x does not ascend, a number is not finite, an error is negative, or
+            there is no such kind or look.
     """
 
     label: str
@@ -88,7 +90,16 @@ class Series:
                 f"got {len(self.x)}, {len(self.y)} and {len(self.errors)}"
             )
         if not all(math.isfinite(value) for value in (*self.x, *self.y, *self.errors)):
-            raise InputError(f"{self.label!r}: expected finite numbers")
+            raise InputError(f"{self.label!r}: expected finite numbers, got {self.x}, {self.y} and {self.errors}")
+        if any(right <= left for left, right in pairwise(self.x)):
+            raise InputError(f"{self.label!r}: expected x in ascending order, got {self.x}")
+        if min(self.errors, default=0.0) < 0:
+            raise InputError(f"{self.label!r}: expected errors >= 0, got {self.errors}")
+        if self.kind not in get_args(Kind) or self.look not in range(len(_COLOURS)):
+            raise InputError(
+                f"{self.label!r}: expected a kind of {list(get_args(Kind))} and a look below {len(_COLOURS)}, "
+                f"got {self.kind!r} and {self.look!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,11 +557,11 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten between two numbers; where those are fewer than two, `_ticks`."""
+    """Return 1, 2 and 5 times powers of ten between two numbers; where those are fewer than three, `_ticks`."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [factor * 10.0**power for power in powers for factor in _STEPS[:-1]]
     inside = [float(f"{tick:.12g}") for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-    return inside if len(inside) >= 2 else _ticks(low, high, 4)
+    return inside if len(inside) >= 3 else _ticks(low, high, 4)
 
 
 def _painted(character: str, look: int, colour: bool) -> str:

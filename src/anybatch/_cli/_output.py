@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from anybatch._planner import Plan
+from anybatch.plots import Chart
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +56,15 @@ def print_table(table: Table) -> None:
         console.print(table)
     for line in text.get().splitlines():
         print(line.rstrip())  # rich fills lines with blanks up to the table's width
+
+
+def print_chart(chart: Chart) -> None:
+    """Print a chart with characters, as wide as the terminal, and no wider than a chart is easy to read."""
+    console = _console()
+    # A pipe has no width, and what a chart is piped to is most often a page or a message.
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else 80
+    colour = console.is_terminal and console.color_system is not None and not console.no_color
+    print(chart.text(width=min(max(width, 40), 120), ascii_only=console.options.ascii_only, colour=colour))
 
 
 def bar(share: float, width: int = 20) -> str:

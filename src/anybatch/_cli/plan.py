@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anybatch._batching import Batching, Gears, check_batch_sizes
+from anybatch._batching import Batching, Gears, MultipleOf, check_batch_sizes
 from anybatch._calibration import Calibration
 from anybatch._cli._arguments import BackendName, Device, Json, Options, PolicyName, open_runner, parse_floats, parse_ints
-from anybatch._cli._output import bar, counted, new_table, plan_as_json, print_json, print_table, print_text
+from anybatch._cli._output import bar, counted, new_table, plan_as_json, print_chart, print_json, print_table, print_text
 from anybatch._costs import AffineCosts, Costs, CurveCosts, TableCosts
 from anybatch._errors import InputError
 from anybatch._planner import Explanation, Planner, explain_rows
+from anybatch.plots import check_file, cost_chart, policy_chart
 
 
 def plan(
-    rows: Annotated[list[str], typer.Option("--rows", metavar="N[,N]...", help="Rows of a request; may be repeated.")],
+    rows: Annotated[
+        list[str] | None, typer.Option("--rows", metavar="N[,N]...", help="Rows of a request; may be repeated.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="Plan for this model's batch sizes.", show_default=False)
     ] = None,
@@ -37,6 +42,18 @@ def plan(
         Path | None,
         typer.Option("--calibration", metavar="FILE", help="Costs as measured by calibrate; default: what it kept for MODEL."),
     ] = None,
+    plot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="Chart each policy's cost over rows: .png, .svg, or - for here; may be repeated."
+        ),
+    ] = None,
+    plot_costs: Annotated[
+        list[str] | None, typer.Option("--plot-costs", metavar="FILE", help="Chart what launches cost; as --plot.")
+    ] = None,
+    up_to: Annotated[
+        int | None, typer.Option("--up-to", metavar="N", help="Largest rows of --plot; default: twice the largest gear.")
+    ] = None,
     policy: PolicyName = "least_cost",
     backend: BackendName = None,
     device: Device = 0,
@@ -47,13 +64,19 @@ def plan(
 
     The launches that cover each request, its padding, and what each other policy would cost.
     Without a MODEL nothing is opened: --gears says which batch sizes there are, or a calibration does.
+    Charts replace files of their name; files need pip install 'anybatch[plot]'.
     """
-    counts = [count for text in rows for count in parse_ints("--rows", text)]
+    plots, cost_plots = plot or [], plot_costs or []
+    if not (rows or plots or cost_plots):
+        raise typer.BadParameter("expected --rows, --plot or --plot-costs: nothing is asked for")
+    _check_plots(plots, cost_plots, up_to, as_json=as_json)
+    counts = [count for text in rows or () for count in parse_ints("--rows", text)]
     table = given_costs(gears, costs, overhead, per_row)
     if table is not None and calibration is not None:
         raise InputError("expected --calibration, or costs by other options, got both")
     if model is not None:
         with open_runner(model, backend, device, gears, option, costs=calibration or table, policy=policy) as runner:
+            planner = runner.planner
             explanations = [runner.explain(count) for count in counts]
     else:
         if gears is None and calibration is None:
@@ -69,14 +92,46 @@ def plan(
         # Any string is a policy until the planner says which there are.
         planner = Planner(batching, table, policy)  # type: ignore[arg-type]
         explanations = [explain_rows(planner, count) for count in counts]
+    charts = [(policy_chart(planner, up_to), plots)] if plots else []
+    charts += [(cost_chart(planner.costs, _launch_sizes(planner)), cost_plots)] if cost_plots else []
+    files = [(chart, target) for chart, targets in charts for target in targets if target != "-"]
+    for chart, file in files:  # before anything is printed: one may not be writable
+        chart.save(file)
     if as_json:
         documents = [_as_json(explanation) for explanation in explanations]
         print_json(documents[0] if len(documents) == 1 else documents)
         return
-    for index, explanation in enumerate(explanations):
+    shown: list[Callable[[], None]] = [partial(_print, explanation) for explanation in explanations]
+    shown += [partial(print_chart, chart) for chart, targets in charts for target in targets if target == "-"]
+    for index, show in enumerate(shown):
         if index:
             print_text()
-        _print(explanation)
+        show()
+    for _, file in files:
+        print_text(f"written   {file}")
+
+
+def _check_plots(plots: list[str], cost_plots: list[str], up_to: int | None, *, as_json: bool) -> None:
+    """Check, before a model is opened, which may take minutes, that charts can be drawn where they are wanted."""
+    targets = [*plots, *cost_plots]
+    for target in targets:
+        if target != "-":
+            check_file(target)
+        elif as_json:
+            raise InputError("with --json there is nothing but JSON on stdout: give a chart a file, not -")
+    files = [Path(target) for target in targets if target != "-"]
+    if len(set(files)) < len(files):
+        raise InputError(f"expected each chart's file once, got {', '.join(map(str, files))}")
+    if up_to is not None and not plots:
+        raise InputError("--up-to is for --plot, which is missing")
+
+
+def _launch_sizes(planner: Planner) -> tuple[int, ...]:
+    """Return the sizes of launches to show: the gears, or what the costs know, or some."""
+    if isinstance(planner.batching, Gears):
+        return planner.batching.sizes
+    unit = planner.batching.size if isinstance(planner.batching, MultipleOf) else 1
+    return planner.costs.sizes or tuple(unit * 2**power for power in range(7))
 
 
 def given_costs(gears: str | None, costs: str | None, overhead: float | None, per_row: float | None) -> Costs | None:
