@@ -232,6 +232,7 @@ def test_every_public_name_is_described(package):
     "program",
     [
         "import anybatch",
+        "import anybatch.plots",
         """if True:
             import anybatch
             for name in anybatch.available_backends():
@@ -241,7 +242,7 @@ def test_every_public_name_is_described(package):
                     pass
         """,
     ],
-    ids=["import", "list"],
+    ids=["import", "plots", "list"],
 )
 def test_importing_and_listing_bring_nothing_that_is_not_needed_yet(program):
     unwanted = ("typer", "rich", "onnxruntime", "onnx", "onnx.reference", "pytest", "hypothesis", "asyncio", "matplotlib")

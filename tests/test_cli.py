@@ -5,12 +5,14 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import distributions
+from xml.etree import ElementTree
 
 import ml_dtypes
 import numpy as np
@@ -28,6 +30,7 @@ from anybatch._cli._output import activity
 from anybatch._cli.run import _pieces
 from anybatch._samples import random_inputs, take_rows
 from anybatch._version import __version__
+from anybatch.plots import cost_chart, policy_chart
 
 PLAN = ("plan", "--gears", "1,2,4,8", "--costs", "1,1.6,2.9,5.5")
 
@@ -145,6 +148,7 @@ def test_wrong_usage(cli, arguments):
         (anybatch.ModelError("no"), 2),
         (anybatch.BackendNotFoundError("no"), 2),
         (anybatch.BackendUnavailableError("no"), 1),
+        (anybatch.MissingPackageError("no"), 1),
         (anybatch.DeviceError("no", backend="b", operation="o"), 1),
         (anybatch.ContractError("no"), 1),
         (anybatch.ClosedError("no"), 1),
@@ -404,6 +408,111 @@ def test_plan_of_a_model(cli, scale):
 )
 def test_plans_that_do_not_fit(cli_fails, arguments, message):
     assert cli_fails("plan", *arguments) == message
+
+
+@pytest.fixture
+def svg(tmp_path):
+    """Return the text of an SVG of that name; it must be one."""
+
+    def read(name):
+        return " ".join("".join(ElementTree.parse(tmp_path / name).getroot().itertext()).split())
+
+    return read
+
+
+def test_plan_charts_policies_and_costs_into_files(cli, svg, tmp_path):
+    names = [tmp_path / name for name in ("plans.svg", "plans.png", "costs.svg")]
+    result = cli(*PLAN, "--rows", "13", "--plot", names[0], "--plot", names[1], "--plot-costs", names[2])
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("13 rows on gears 1, 2, 4, 8: 8 + 4 + 1\n")
+    assert result.out.endswith("".join(f"written   {name}\n" for name in names))
+    assert "What a request costs on gears 1, 2, 4, 8" in svg("plans.svg")
+    assert "What a launch costs" in svg("costs.svg")
+    assert names[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_plan_charts_here(cli):
+    result = cli(*PLAN, "--plot", "-", "--up-to", "30", "--plot-costs", "-")
+    planner = Planner(Gears((1, 2, 4, 8)), TableCosts({1: 1, 2: 1.6, 4: 2.9, 8: 5.5}))
+    assert (result.code, result.err) == (0, "")
+    plans, costs = policy_chart(planner, 30).text(), cost_chart(planner.costs).text()
+    assert result.out == f"{plans}\n\n{costs}\n"
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 80), ("60", 60), ("20", 40), ("300", 120)])
+def test_charts_fit_what_they_are_printed_on(cli, monkeypatch, columns, width):
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    lines = cli("plan", "--gears", "1,8", "--plot", "-").out.splitlines()
+    assert max(map(len, lines)) == width
+
+
+def test_charts_have_colours_where_the_terminal_has(cli, monkeypatch):
+    plain = cli("plan", "--gears", "1,8", "--plot", "-").out
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured = cli("plan", "--gears", "1,8", "--plot", "-").out
+    assert "\x1b[" not in plain and re.sub(r"\x1b\[\d+m", "", coloured) == plain != coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli("plan", "--gears", "1,8", "--plot", "-").out == plain
+
+
+def test_charts_are_ascii_on_ascii_terminals():
+    done = python("-m", "anybatch", "plan", "--gears", "1,8", "--plot", "-", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii() and "rows of the request" in done.stdout
+
+
+@pytest.mark.parametrize(("sizes", "title"), [(["--gears", "2,4"], "gears 2, 4"), ([], "any batch size")], ids=["gears", "any"])
+def test_plan_charts_a_model(cli, scale, svg, tmp_path, sizes, title):
+    arguments = ["--plot", tmp_path / "plans.svg", "--plot", "-", "--plot-costs", tmp_path / "costs.svg"]
+    result = cli("plan", scale, *sizes, *arguments)
+    assert result.code == 0
+    assert result.out.startswith(f"What a request costs on {title}\n")
+    assert f"What a request costs on {title}" in svg("plans.svg")
+    assert "affine prior, nothing measured" in svg("costs.svg")
+
+
+def test_plan_charts_beside_json(cli, svg, tmp_path):
+    arguments = [*PLAN, "--plot", tmp_path / "plans.svg", "--json"]
+    assert cli(*arguments, "--rows", "13").json["rows"] == 13
+    assert "least_cost" in svg("plans.svg")
+    assert cli(*arguments).json == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "{folder}/plans.pdf"], "{folder}/plans.pdf: expected a file that ends in .png or .svg"),
+        (["--plot-costs", "costs"], "costs: expected a file that ends in .png or .svg"),
+        (["--plot", "{folder}/none/plans.svg"], "{folder}/none/plans.svg: there is no folder '{folder}/none'"),
+        (["--plot", "-", "--json"], "with --json there is nothing but JSON on stdout: give a chart a file, not -"),
+        (["--rows", "1", "--up-to", "9"], "--up-to is for --plot, which is missing"),
+        (["--plot-costs", "-", "--up-to", "9"], "--up-to is for --plot, which is missing"),
+        (
+            ["--plot", "{folder}/a.svg", "--plot-costs", "{folder}/a.svg"],
+            "expected each chart's file once, got {folder}/a.svg, {folder}/a.svg",
+        ),
+    ],
+)
+def test_charts_that_do_not_fit_are_refused_before_a_model_is_opened(cli_fails, tmp_path, arguments, message):
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    assert cli_fails("plan", "no model", *arguments) == message.format(folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_chart_of_no_rows_is_refused(cli_fails):
+    message = "expected the largest number of rows as an int of 1 to 10,000, got 0"
+    assert cli_fails(*PLAN, "--plot", "-", "--up-to", "0") == message
+
+
+def test_charts_in_files_need_a_package(cli_fails, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    message = cli_fails(*PLAN, "--plot", tmp_path / "plans.svg", error="MissingPackageError", code=1)
+    assert message.endswith(": pip install 'anybatch[plot]'")
 
 
 def test_unknown_policy(cli_fails):

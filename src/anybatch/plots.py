@@ -12,6 +12,7 @@ import os
 import textwrap
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -72,8 +73,8 @@ class Series:
         look: which of seven colours, dashes and marks it has; 0 is drawn boldest.
 
     Raises:
-        InputError: lengths differ, there is no point, x does not ascend, a number is not finite, an error is negative, or
-            there is no such kind or look.
+        InputError: lengths differ, there is no point, x is in no ascending order, a number is not finite, an error is
+            negative, or there is no such kind or look.
     """
 
     label: str
@@ -151,13 +152,13 @@ class Chart:
             InputError, MissingPackageError: see `check_file`; or the file cannot be written.
         """
         path = check_file(path)
-        import matplotlib
+        import matplotlib.style
 
         data = io.BytesIO()
-        # Ids in SVG are random without a salt.
-        with matplotlib.rc_context({"svg.hashsalt": "anybatch", "svg.fonttype": "none"}):
-            metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
-            self.figure().savefig(data, format=path.suffix[1:].lower(), metadata=metadata)
+        kind = path.suffix[1:].lower()
+        settings = {"svg.hashsalt": "anybatch", "svg.fonttype": "none"}  # without a salt, ids are random
+        with matplotlib.style.context("default"), matplotlib.rc_context(settings):  # whatever the user's matplotlibrc says
+            self.figure().savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else {})
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             part.write_bytes(data.getvalue())
@@ -165,10 +166,13 @@ class Chart:
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not there, or the error on its way says more
+                part.unlink()
 
     def figure(self) -> Figure:
-        """Return a new matplotlib figure, to change before it is saved; matplotlib's global state is left alone.
+        """Return a new matplotlib figure, to change before it is saved; pyplot knows nothing of it.
+
+        matplotlib's settings are at their defaults meanwhile, and then as before: no other thread should draw with it.
 
         Raises:
             MissingPackageError: matplotlib is not installed.
@@ -178,7 +182,7 @@ class Chart:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
-        with matplotlib.style.context("default"):  # whatever the user's matplotlibrc says
+        with matplotlib.style.context("default"):
             figure = Figure(figsize=(8, 1.6 + 3.2 * len(self.panels)), dpi=150, layout="constrained")
             all_axes = figure.subplots(len(self.panels), 1, sharex=True, squeeze=False)[:, 0]
             for axes, panel in zip(all_axes, self.panels, strict=True):
@@ -467,7 +471,7 @@ class _TextPanel:
         self._scale: Callable[[float], float] = math.log if panel.log else float
         low, high = _ends([series.y for series in panel.series])
         high = max([high, *(high for series in panel.series for _, _, high in _bars(series))])
-        self._ticks = _log_ticks(low, high) if panel.log else _ticks(0.0, high, height // 4)
+        self._ticks = _log_ticks(low, high) if panel.log else _ticks(0.0, high, max(2, height // 4))
         self._y_ends = (self._scale(low) if panel.log else 0.0, self._scale(high))
         self._margin = max(len(f"{tick:g}") for tick in self._ticks) + 1
         self._columns = width - self._margin - 1
