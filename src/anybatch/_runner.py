@@ -362,7 +362,7 @@ class Runner:
 
     @property
     def planner(self) -> Planner:
-        """The planner that splits requests; outputs without rows may force other plans than its own, see `plan`."""
+        """The planner in force. Outputs without rows may rule its plans out, see `plan`; corrected costs bring a new one."""
         return self._planner
 
     def explain(self, rows: int) -> Explanation:

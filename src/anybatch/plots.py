@@ -156,7 +156,7 @@ class Chart:
 
         data = io.BytesIO()
         kind = path.suffix[1:].lower()
-        settings = {"svg.hashsalt": "anybatch", "svg.fonttype": "none"}  # without a salt, ids are random
+        settings: Any = {"svg.hashsalt": "anybatch", "svg.fonttype": "none"}  # without a salt, ids are random
         with matplotlib.style.context("default"), matplotlib.rc_context(settings):  # whatever the user's matplotlibrc says
             self.figure().savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else {})
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
