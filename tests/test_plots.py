@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
@@ -94,6 +95,18 @@ def test_equal_policies_share_a_curve():
         "round_up, nearest, cost_per_request",
         "largest_first, one_gear",
     ]
+
+
+def test_costs_that_differ_by_rounding_share_a_curve(monkeypatch):
+    plan = Planner.plan
+
+    def rounded(self, rows, *, policy=None):
+        planned = plan(self, rows, policy="round_up")
+        return replace(planned, cost=planned.cost * (1 + 1e-15 * (policy == "nearest") + 1e-6 * (policy == "one_gear")))
+
+    monkeypatch.setattr(Planner, "plan", rounded)
+    labels = [series.label for series in policy_chart(Planner(Gears((1, 4)))).panels[0].series]
+    assert labels == ["least_cost, round_up, largest_first, nearest, cost_per_request", "one_gear"]
 
 
 def test_a_band_is_around_the_policy_in_force_where_costs_know_errors():
@@ -257,6 +270,8 @@ def test_a_figure_draws_every_value(policies):
     assert figure.axes[1].get_xlabel() == policies.x_label
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [series.label for series in policies.panels[0].series]
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        assert to_hex(handle.get_color()) == to_hex(lines[text.get_text()].get_color())
 
 
 def test_curves_differ_in_more_than_colour(policies):
