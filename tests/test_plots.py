@@ -310,6 +310,23 @@ def test_svg_has_its_text_and_all_series(policies, tmp_path):
     assert "date" not in svg.lower()
 
 
+def test_long_notes_wrap_and_dollars_are_dollars(tmp_path):
+    costs = TableCosts(TABLE, source=f"measured $here$ and {'there, ' * 40}")
+    chart = cost_chart(costs)
+    chart.save(tmp_path / "chart.svg")
+    svg = (tmp_path / "chart.svg").read_text(encoding="utf-8")
+    assert "costs: measured $here$ and there," in svg
+    figure = chart.figure()
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    (note,) = axes.texts
+    assert note.get_text().count("\n") == 2
+    boxes = [text.get_window_extent() for text in (note, axes._left_title)]
+    assert boxes[0].x1 <= figure.bbox.x1 and boxes[1].y1 <= figure.bbox.y1
+    assert axes.bbox.y1 < boxes[0].y0 < boxes[0].y1 <= boxes[1].y0
+    assert axes.bbox.height > 0.3 * figure.bbox.height
+
+
 def test_png_is_an_image_of_the_size_of_its_panels(policies, tmp_path):
     policies.save(tmp_path / "two.PNG")
     small_chart().save(str(tmp_path / "one.png"))
@@ -417,6 +434,18 @@ def test_a_logarithmic_axis_gives_each_decade_its_height():
     assert [line.index("*") for line in lines if "*" in line] == [79, 42, 5]
     assert [index for index, line in enumerate(lines) if "*" in line] == [0, 4, 8]
     assert [lines[index].split("┤")[0].strip() for index in (0, 4, 8)] == ["100", "10", "1"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(1, 100, [1, 2, 5, 10, 20, 50, 100]), (0.53, 2, [0.7, 1, 1.5, 2]), (1.01, 1.19, [1.05, 1.1, 1.15]), (0.3, 0.3, [0.3])],
+)
+def test_a_logarithmic_axis_has_numbers(low, high, ticks):
+    chart = small_chart(Series("s", (1, 2), (low, high), kind="points"), log=True)
+    text = chart.text(height=30).splitlines()[4:34]
+    assert [float(line.split("┤")[0]) for line in reversed(text) if "┤" in line] == ticks
+    axes = chart.figure().axes[0]
+    assert [float(text.get_text()) for text in axes.get_yticklabels()] == ticks
 
 
 def test_a_bar_longer_than_its_value_ends_at_the_bottom_of_a_logarithmic_axis():

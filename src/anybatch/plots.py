@@ -52,6 +52,8 @@ _DASHES: Final[tuple[Any, ...]] = (
 )
 _POINTS: Final = "osD^vXP"
 _MARKS: Final = "*ox+#@%"
+# Whatever the user's matplotlibrc says, and with dollars that are dollars: a cost's source may be a path.
+_STYLE: Final[Any] = ["default", {"text.parse_math": False}]
 # The y axis, its ticks, the x axis, its ticks, and where they meet.
 _FRAME: Final = ("│", "┤", "─", "┬", "└")
 _ASCII_FRAME: Final = ("|", "+", "-", "+", "+")
@@ -157,7 +159,7 @@ class Chart:
         data = io.BytesIO()
         kind = path.suffix[1:].lower()
         settings: Any = {"svg.hashsalt": "anybatch", "svg.fonttype": "none"}  # without a salt, ids are random
-        with matplotlib.style.context("default"), matplotlib.rc_context(settings):  # whatever the user's matplotlibrc says
+        with matplotlib.style.context(_STYLE), matplotlib.rc_context(settings):
             self.figure().savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else {})
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -182,14 +184,15 @@ class Chart:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
-        with matplotlib.style.context("default"):
+        title, note = textwrap.wrap(self.title, 70), textwrap.wrap(self.note, 105)
+        with matplotlib.style.context(_STYLE):
             figure = Figure(figsize=(8, 1.6 + 3.2 * len(self.panels)), dpi=150, layout="constrained")
             all_axes = figure.subplots(len(self.panels), 1, sharex=True, squeeze=False)[:, 0]
             for axes, panel in zip(all_axes, self.panels, strict=True):
                 _draw_panel(axes, panel)
-            all_axes[0].set_title(self.title, loc="left", fontweight="bold", pad=24)
+            all_axes[0].set_title("\n".join(title), loc="left", fontweight="bold", pad=12 + 12 * len(note))
             place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 10), "textcoords": "offset points"}
-            all_axes[0].annotate(self.note, **place, fontsize="small", color="#444444")
+            all_axes[0].annotate("\n".join(note), **place, fontsize="small", color="#444444")
             all_axes[-1].set_xlabel(self.x_label)
             all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=_STEPS))
             drawn = {label: line for axes in all_axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -561,11 +564,14 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten between two numbers; where those are fewer than three, `_ticks`."""
+    """Return round numbers between two others: 1, 2, 5 times powers of ten; more, where those are fewer than three."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in _STEPS[:-1]]
-    inside = [float(f"{tick:.12g}") for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-    return inside if len(inside) >= 3 else _ticks(low, high, 4)
+    for factors in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        inside = [float(f"{tick:.12g}") for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(inside) >= 3:
+            return inside
+    return _ticks(low, high, 4)
 
 
 def _painted(character: str, look: int, colour: bool) -> str:
