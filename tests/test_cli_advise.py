@@ -205,3 +205,28 @@ def test_stats_of_a_runner_are_a_trace(model):
     assert (advice.requests, advice.rows) == (3, 17)
     with pytest.raises(InputError, match="at least one request"):
         advise(SimpleNamespace(sizes={}))
+
+
+def test_charts_cost_over_gears_in_files_and_here(cli, trace, tmp_path):
+    files = [tmp_path / "advice.svg", tmp_path / "advice.png"]
+    options = [part for target in (*files, "-") for part in ("--plot", target)]
+    result = cli(trace, *COSTS, "--candidates", "1,4,8,16,32", "--max-gears", 3, *options)
+    assert (result.code, result.err) == (0, "")
+    assert "best set of that many gears" in files[0].read_text()
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert "best set of that many gears" in result.out
+    assert result.out.endswith(f"written   {files[0]}\nwritten   {files[1]}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--plot", "-", "--json"), "with --json there is nothing but JSON on stdout: give a chart a file, not -"),
+        (("--plot", "advice.pdf.txt"), ".txt"),
+        (("--plot", "a.svg", "--plot", "a.svg"), "expected each chart's file once, got a.svg, a.svg"),
+    ],
+)
+def test_charts_that_cannot_be_drawn_are_refused_first(cli, trace, options, message):
+    result = cli(trace, *COSTS, *options)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err

@@ -20,6 +20,7 @@ from anybatch._planner import POLICIES
 from anybatch._runner import Runner
 from anybatch._samples import random_inputs
 from anybatch._tensors import Array, ModelSpec, check_request
+from anybatch.plots import check_file
 
 Value = TypeVar("Value")
 
@@ -79,6 +80,23 @@ def open_runner(
         finally:
             for each in caught:
                 print(f"anybatch: warning: {each.message}", file=sys.stderr)
+
+
+def check_charts(targets: Sequence[str], *, as_json: bool) -> None:
+    """Check, before work that may take minutes, that charts can be drawn where they are wanted: in files, or "-" for here.
+
+    Raises:
+        InputError: a file's kind or place does not fit, one comes twice, or "-" would be printed amid JSON.
+        MissingPackageError: what draws files is not installed.
+    """
+    for target in targets:
+        if target != "-":
+            check_file(target)
+        elif as_json:
+            raise InputError("with --json there is nothing but JSON on stdout: give a chart a file, not -")
+    files = [Path(target) for target in targets if target != "-"]
+    if len(set(files)) < len(files):
+        raise InputError(f"expected each chart's file once, got {', '.join(map(str, files))}")
 
 
 def rows_to_measure(spec: ModelSpec, rows: int, file: Path | None, shape: Sequence[str] | None) -> Mapping[str, Array]:

@@ -15,12 +15,13 @@ from anybatch._advisor import advise as advise_gears
 from anybatch._backend import gear_limits
 from anybatch._batching import Gears
 from anybatch._calibration import Calibration
-from anybatch._cli._arguments import BackendName, Device, Json, Options, open_runner, parse_ints, parse_pairs
-from anybatch._cli._output import bar, new_table, print_json, print_table, print_text, progress
+from anybatch._cli._arguments import BackendName, Device, Json, Options, check_charts, open_runner, parse_ints, parse_pairs
+from anybatch._cli._output import bar, new_table, print_chart, print_json, print_table, print_text, progress
 from anybatch._cli.plan import given_costs
 from anybatch._costs import Costs
 from anybatch._errors import InputError
 from anybatch._trace import read_requests
+from anybatch.plots import Chart, advice_chart
 
 
 def advise(
@@ -75,6 +76,10 @@ def advise(
     backend: BackendName = None,
     device: Device = 0,
     option: Options = None,
+    plot: Annotated[
+        list[str] | None,
+        typer.Option("--plot", metavar="FILE", help="Chart cost over gears: .png, .svg, or - for here; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Advise which batch sizes to compile.
@@ -82,7 +87,10 @@ def advise(
     Those with which requests like these cost least, split and padded as the planner would, within budgets of gears, compile
     time and memory, and a backend's limits. With a MODEL, its costs (measured ones, where it was calibrated) and its batch
     sizes count; else --calibration, --gears and --costs, or --overhead and --per-row.
+    Charts replace files of their name; files need pip install 'anybatch[plot]'.
     """
+    plots = plot or []
+    check_charts(plots, as_json=as_json)
     requests = read_requests(trace)
     known: Costs | None = given_costs(gears, costs, overhead, per_row)
     if calibration is not None:
@@ -117,10 +125,29 @@ def advise(
             tolerance=tolerance,
             progress=show,
         )
+    chart = _chart(advice)
+    files = [target for target in plots if target != "-"]
+    for file in files:  # before anything is printed: one may not be writable
+        chart.save(file)
     if as_json:
         print_json(_as_json(advice))
-    else:
-        _print(advice)
+        return
+    _print(advice)
+    for _ in range(len(plots) - len(files)):
+        print_text()
+        print_chart(chart)
+    for file in files:
+        print_text(f"written   {file}")
+
+
+def _chart(advice: Advice) -> Chart:
+    return advice_chart(
+        [len(choice.gears) for choice in advice.curve],
+        [choice.cost for choice in advice.curve],
+        others={choice.name: (len(choice.gears), choice.cost) for choice in advice.alternatives},
+        unit=advice.cost_unit,
+        note=f"costs: {advice.cost_source}",
+    )
 
 
 def _parse_seconds(text: str) -> float | dict[int, float]:

@@ -12,12 +12,22 @@ import typer
 
 from anybatch._batching import Batching, Gears, MultipleOf, check_batch_sizes
 from anybatch._calibration import Calibration
-from anybatch._cli._arguments import BackendName, Device, Json, Options, PolicyName, open_runner, parse_floats, parse_ints
+from anybatch._cli._arguments import (
+    BackendName,
+    Device,
+    Json,
+    Options,
+    PolicyName,
+    check_charts,
+    open_runner,
+    parse_floats,
+    parse_ints,
+)
 from anybatch._cli._output import bar, counted, new_table, plan_as_json, print_chart, print_json, print_table, print_text
 from anybatch._costs import AffineCosts, Costs, CurveCosts, TableCosts
 from anybatch._errors import InputError
 from anybatch._planner import Explanation, Planner, explain_rows
-from anybatch.plots import check_file, cost_chart, policy_chart
+from anybatch.plots import cost_chart, policy_chart
 
 
 def plan(
@@ -113,15 +123,7 @@ def plan(
 
 def _check_plots(plots: list[str], cost_plots: list[str], up_to: int | None, *, as_json: bool) -> None:
     """Check, before a model is opened, which may take minutes, that charts can be drawn where they are wanted."""
-    targets = [*plots, *cost_plots]
-    for target in targets:
-        if target != "-":
-            check_file(target)
-        elif as_json:
-            raise InputError("with --json there is nothing but JSON on stdout: give a chart a file, not -")
-    files = [Path(target) for target in targets if target != "-"]
-    if len(set(files)) < len(files):
-        raise InputError(f"expected each chart's file once, got {', '.join(map(str, files))}")
+    check_charts([*plots, *cost_plots], as_json=as_json)
     if up_to is not None and not plots:
         raise InputError("--up-to is for --plot, which is missing")
 
