@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anybatch import CurveCosts
-from anybatch._drift import LiveCosts, timed
+from anybatch._drift import LiveCosts, how_many_to_time, timed
 
 COSTS = {1: 1.0, 2: 1.5, 4: 2.5, 8: 4.5, 16: 8.5}
 IN_MS = 1e3
@@ -537,3 +537,30 @@ def test_a_launch_that_begins_while_others_are_about_to_is_noted_by_none_of_them
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert live.launches == 0
+
+
+def test_of_short_launches_one_in_a_few_is_timed_and_each_of_a_size_that_is_watched():
+    live, clock, slow = live_costs(), Clock(), 1.0
+
+    def execute(inputs, gear, out):
+        clock.now += COSTS[gear] * slow / IN_MS
+        return {}
+
+    launch = timed(execute, live, clock, one_in=4)
+    for _ in range(40):
+        launch({}, 8, None)
+    assert (live.launches, live.watched) == (10, 0)
+    slow = 3.0
+    launch({}, 8, None)  # the 41st: its turn
+    assert (live.launches, live.watched) == (11, 8)
+    noted = live.launches
+    launch({}, 8, None)
+    launch({}, 8, None)
+    assert live.launches == noted + 2, "each is timed until the change is believed"
+    assert level(live, 8) == pytest.approx(3 * COSTS[8])
+    assert live.watched == 0
+
+
+def test_which_share_of_launches_is_timed_is_told_by_the_shortest():
+    assert how_many_to_time(CurveCosts({1: 0.051, 8: 9.0}, unit="ms"), IN_MS) == 1
+    assert how_many_to_time(CurveCosts({1: 0.049, 8: 9.0}, unit="ms"), IN_MS) > 1

@@ -45,6 +45,9 @@ _REFILL_S: Final = 1.0
 _APART: Final = (
     8  # of so many requests with overlapping launches, one may be run without overlap; the others tell what it costs
 )
+# Timing and noting takes about a microsecond. Where launches are shorter than this (seconds), only one in so many is timed.
+_SHORT_S: Final = 50e-6
+_ONE_IN: Final = 8
 _HOARD: Final = 4  # launches of the dearest size that may be saved up for: no long time of peace pays for a burst
 _UNSEEN: Final = 64  # launches after which a size that was not among them may be explored
 
@@ -115,6 +118,7 @@ class LiveCosts:
         attention: whether `take_changes` or `wanted` has something to say; looked at before each request.
         earned: what the launches of requests were predicted to cost, added up by who runs them; `explore` is a share of it.
         launches: how many were noted.
+        watched: the size whose next launches tell most, since one showed a change or was paid for; 0 for none.
         scale: see above.
     """
 
@@ -134,6 +138,7 @@ class LiveCosts:
         self.scale = scale
         self.earned = 0.0
         self.launches = 0
+        self.watched = 0
         self.attention = False
 
     def note(self, size: int, cost: float) -> None:
@@ -210,10 +215,10 @@ class LiveCosts:
             if state.deviants:  # a follow-up costs what the launch before it showed, as far as one can tell
                 more += state.deviants[-1] - state.level
             if self._pay(more):
-                self._follow_up = size
+                self._follow_up = self.watched = size
                 return True
             state.seen = self.launches
-            self._follow_up = 0
+            self._follow_up = self.watched = 0
             return False
 
     def pay(self, cost: float) -> None:
@@ -238,6 +243,7 @@ class LiveCosts:
         if state.deviants and (state.deviants[-1] > state.level) != (cost > state.level):
             state.forget_deviants()
         state.deviants.append(cost)
+        self.watched = size
         if len(state.deviants) == _BELIEVED:
             state.believe_deviants()
             self._end_deviation(size, state)
@@ -251,6 +257,8 @@ class LiveCosts:
         state.forget_deviants()
         if size == self._follow_up:
             self._follow_up = 0
+        if size == self.watched:
+            self.watched = 0
 
     def _review(self) -> None:
         """Look whether plans are out of date, and which size to explore."""
@@ -273,15 +281,22 @@ class LiveCosts:
             self.attention = self._changed or bool(self._wanted)
 
 
+def how_many_to_time(costs: CurveCosts, scale: float) -> int:
+    """Return which share of launches is worth timing, as `timed` wants it: all, or where they are short one in a few."""
+    return _ONE_IN if min(costs.points.values()) < _SHORT_S * scale else 1
+
+
 def timed(
-    execute: Callable[..., Mapping[str, Any]], live: LiveCosts, clock: Callable[[], float]
+    execute: Callable[..., Mapping[str, Any]], live: LiveCosts, clock: Callable[[], float], one_in: int = 1
 ) -> Callable[..., Mapping[str, Any]]:
     """Return `execute`, which notes in `live` what its launches cost that had the session for themselves.
 
     Args:
         execute: as `Session.execute`. A launch that raises is not noted.
         clock: in seconds.
+        one_in: only one in so many launches is timed, a power of two, besides those of the size that is watched.
     """
+    passed_over = one_in - 1
     in_progress: deque[None] = deque()  # one entry per launch; adding, removing and counting are atomic
     begin, end = in_progress.append, in_progress.pop
     tickets = itertools.count()
@@ -294,6 +309,8 @@ def timed(
         try:
             # In this order: of two that begin at once, none finds itself alone unless the other has ended, or sees its ticket.
             latest = ticket = next(tickets)
+            if ticket & passed_over and gear != live.watched:
+                return execute(inputs, gear, out)
             alone = len(in_progress) == 1
             begun = clock()
             results = execute(inputs, gear, out)

@@ -25,7 +25,7 @@ from anybatch._backend import Clock, Session
 from anybatch._batching import AnyBatch, Batching, MultipleOf
 from anybatch._calibration import AT_LEAST, Calibration, Setting, Shelf, describe_setting, measure, now, sizes_to_measure
 from anybatch._costs import Costs
-from anybatch._drift import LiveCosts, timed
+from anybatch._drift import LiveCosts, how_many_to_time, timed
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
 from anybatch._pipeline import map_ordered, run_side_by_side
 from anybatch._planner import Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
@@ -601,7 +601,9 @@ class Runner:
                 # Other plans than the least-cost one are not made where a policy or an output says which.
                 explore = self._explore if self._planner.policy == "least_cost" and not self._unbatched else 0.0
                 live = LiveCosts(costs, explore, _IN_A_SECOND[costs.unit])
-                self._execute = _limited(timed(self._session.execute, live, self._clock), self._gate)
+                # A simulator's clock says nothing about how long its launches take here.
+                one_in = how_many_to_time(costs, live.scale) if self._device_clock is None else 1
+                self._execute = _limited(timed(self._session.execute, live, self._clock, one_in), self._gate)
                 self._live = live
 
     def _plan_anew(self, costs: Costs) -> None:
