@@ -31,7 +31,7 @@ from anybatch._costs import CurveCosts
 LIMIT: Final = 1.03
 SEEDS: Final = 20
 # Time to spend, in launches of each size at its true cost; three rounds are made in any case.
-ROUNDS: Final = (3, 10, 30, 300)
+ROUNDS: Final = (3, 10, 30)
 POWERS: Final = (1, 2, 4, 8, 16, 32)
 SLOW_LAUNCHES: Final = 50  # mean length of a slow phase, and of the time between two
 

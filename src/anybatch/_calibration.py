@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import random
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,8 @@ _WARM_UP: Final = 3
 _FOR_WARM_UP: Final = 0.1
 _FEW: Final = 6  # launches from which on the interval of order statistics reaches 95 %
 _LEAST: Final = 3  # launches of each size, however long they take
+# The times of fewer launches may lie close together by chance, so such an estimate counts as no surer than those of most sizes.
+_MANY: Final = 30
 _NORMAL: Final = 1.96  # half the width of a 95 % interval, in standard errors
 # What the same launch differs by from process to process, or among other launches, is not in an interval: on a wall clock no
 # estimate counts as surer than this share. A simulator's device clock has no such error.
@@ -149,9 +152,14 @@ class Calibration:
     def costs(self) -> CurveCosts:
         """Return what launches cost, in milliseconds, with standard errors."""
         least = _WALL_ERROR if self.setting.machine else 0.0
+        errors = {each.size: _standard_error(each, least) for each in self.measurements}
+        typical = statistics.median(errors[each.size] / each.median_s for each in self.measurements)
+        for each in self.measurements:
+            if each.launches < _MANY:
+                errors[each.size] = max(errors[each.size], typical * each.median_s)
         return CurveCosts(
             {each.size: each.median_s * 1e3 for each in self.measurements},
-            {each.size: 1e3 * _standard_error(each, least) for each in self.measurements},
+            {size: 1e3 * error for size, error in errors.items()},
             source=f"measured {self.made[:16].replace('T', ' ')} UTC on the {self.setting.clock}, {self.setting.runtime}",
             unit="ms",
         )
