@@ -39,6 +39,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/upkeep.py
 	$(BIN)/python benchmarks/drift.py
 	$(BIN)/python benchmarks/policies.py
+	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/ascend.py
 	$(BIN)/python benchmarks/ipu.py

@@ -50,7 +50,9 @@ def channel_means(channels: int = 3, size: int = 224) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(nodes, "channel_means", [x], [y]), opset_imports=OPSET, ir_version=9)
 
 
-def conv_net(image: int = 64, width: int = 24, repeats: tuple[int, ...] = (2, 3, 2), groups: int = 4, seed: int = 0) -> onnx.ModelProto:
+def conv_net(
+    image: int = 64, width: int = 24, repeats: tuple[int, ...] = (2, 3, 2), groups: int = 4, seed: int = 0
+) -> onnx.ModelProto:
     """Return a small convolutional classifier of images, in the manner of ShuffleNet.
 
     Blocks of a grouped pointwise convolution, a channel shuffle, a depthwise one and another pointwise one, added to what came
@@ -94,11 +96,13 @@ def conv_net(image: int = 64, width: int = 24, repeats: tuple[int, ...] = (2, 3,
     nodes.append(helper.make_node("MatMul", [pooled, weights], ["y"], name="head"))
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["rows", 3, image, image])
     y_info = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 10])
-    return helper.make_model(helper.make_graph(nodes, "conv_net", [images], [y_info], constants), opset_imports=OPSET, ir_version=9)
+    return helper.make_model(
+        helper.make_graph(nodes, "conv_net", [images], [y_info], constants), opset_imports=OPSET, ir_version=9
+    )
 
 
 def transformer_block(tokens: int = 32, width: int = 256, heads: int = 4, seed: int = 0) -> onnx.ModelProto:
-    """Return one encoder block over ``x[rows, tokens, width]``: self-attention and a feed-forward part, each normalised first."""
+    """Return one encoder block over ``x[rows, tokens, width]``: self-attention, then a feed-forward part, both normalised."""
     random = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []

@@ -248,7 +248,10 @@ def test_a_curve_is_what_is_known_with_straight_lines_between_and_beyond():
 
 def test_errors_of_a_curve_lie_between_those_known_and_grow_beyond():
     costs = curve({2: 4.0, 4: 6.0, 8: 14.0}, {2: 0.1, 8: 0.4})
-    assert [costs.error_of(size) for size in (1, 2, 3, 4, 6, 8, 16)] == [0.1, 0.1, 0.05, 0, 0.2, 0.4, 0.8]
+    assert [costs.error_of(size) for size in (1, 2, 3, 4, 6, 8)] == [0.1, 0.1, 0.05, 0, 0.2, 0.4]
+    assert costs.error_of(16) == pytest.approx(
+        3 * 0.4
+    )  # cost 14 + 2 * (14 - 6): three times that of 8 rows, less what is exact
     assert isinstance(costs, UncertainCosts)
     assert not isinstance(TableCosts({1: 1.0}), UncertainCosts)
 

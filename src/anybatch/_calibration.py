@@ -121,6 +121,8 @@ class Calibration:
         made: when it ended, ISO 8601, UTC.
         seconds: how long it took.
         tolerance: the share of the median that half of an interval was to be; not all intervals need be as narrow.
+        splitting_s: what each launch takes besides its execution where a request takes several: cutting out rows, joining
+            results.
         path: the file it is saved in; None where in none.
     """
 
@@ -129,6 +131,7 @@ class Calibration:
     made: str
     seconds: float
     tolerance: float
+    splitting_s: float = 0.0
     path: Path | None = None
 
     @property
@@ -162,6 +165,7 @@ class Calibration:
             {size: 1e3 * error for size, error in errors.items()},
             source=f"measured {self.made[:16].replace('T', ' ')} UTC on the {self.setting.clock}, {self.setting.runtime}",
             unit="ms",
+            splitting=self.splitting_s * 1e3,
         )
 
     def save(self, path: str | os.PathLike[str]) -> Calibration:
@@ -237,7 +241,10 @@ def _from_document(document: Any, path: Path) -> Calibration:
         raise ValueError(f"expected made to be a time with its zone, got {made!r}")
     if not 0 <= seconds < math.inf or not 0 < tolerance < math.inf:
         raise ValueError(f"expected seconds >= 0 and tolerance > 0, both finite, got {seconds} and {tolerance}")
-    return Calibration(measurements, setting, made, seconds, tolerance, path)
+    splitting = document["splitting_s"]
+    if not isinstance(splitting, (int, float)) or not 0 <= splitting < math.inf:
+        raise ValueError(f"expected splitting_s >= 0 and finite, got {splitting!r}")
+    return Calibration(measurements, setting, made, seconds, tolerance, splitting, path)
 
 
 def _standard_error(measurement: Measurement, least: float) -> float:

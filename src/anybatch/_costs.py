@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -120,20 +120,24 @@ class CurveCosts:
     Args:
         points: cost by size; positive and finite, also non-monotone.
         errors: standard error by size, in the same unit; what is missing counts as exact.
+        splitting: what each launch adds where a request takes several: its rows are cut out, and results joined.
 
     Raises:
         InputError: there is no point, a size is not an int of at least 1, a cost is not positive and finite, an error is
-            negative or not finite, or is that of a size without a cost.
+            negative or not finite, or is that of a size without a cost; `splitting` is negative or not finite.
     """
 
     points: Mapping[int, float]
     errors: Mapping[int, float] = field(default_factory=dict)
     source: str = "given by the caller"
     unit: str = ""
+    splitting: float = 0.0
     sizes: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", check_batch_sizes(self.points))
+        if not 0 <= self.splitting < math.inf:
+            raise InputError(f"expected splitting >= 0 and finite, got {self.splitting!r}")
         object.__setattr__(self, "points", _check_costs(self.points))
         for size, error in self.errors.items():
             if size not in self.points:
@@ -152,9 +156,8 @@ class CurveCosts:
         if size < 1:
             raise InputError(f"expected a batch size >= 1, got {size}")
         if size > sizes[-1]:
-            half = [each for each in sizes if 2 * each <= sizes[-1]] or list(sizes[-2:-1])
-            before, cost = (half[-1], points[half[-1]]) if half else (0, 0.0)
-            slope = max(0.0, (points[sizes[-1]] - cost) / (sizes[-1] - before))
+            before = self._half_way
+            slope = max(0.0, (points[sizes[-1]] - points.get(before, 0.0)) / (sizes[-1] - before))
             return points[sizes[-1]] + slope * (size - sizes[-1])
         if size < sizes[0]:
             in_proportion = points[sizes[0]] * size / sizes[0]
@@ -169,11 +172,20 @@ class CurveCosts:
         if known is not None:
             return known
         sizes = self.sizes
-        if not sizes[0] < size < sizes[-1]:
-            nearest = sizes[-1] if size > sizes[-1] else sizes[0]
-            return self.errors[nearest] * max(1.0, size / nearest)
+        if size < sizes[0]:
+            return self.errors[sizes[0]]
+        if size > sizes[-1]:  # both points that the line goes through err, the farther the more it matters
+            before = self._half_way
+            lever = (size - sizes[-1]) / (sizes[-1] - before)
+            return math.hypot((1 + lever) * self.errors[sizes[-1]], lever * self.errors.get(before, 0.0))
         right = bisect_left(sizes, size)
         return self._on_line(size, sizes[right - 1], sizes[right], self.errors)
+
+    @property
+    def _half_way(self) -> int:
+        """The largest size up to half of the largest; else the next smaller one; 0 where there is none."""
+        half = bisect_right(self.sizes, self.sizes[-1] / 2)
+        return self.sizes[half - 1] if half else (0, *self.sizes)[-2]
 
     @staticmethod
     def _on_line(size: int, left: int, right: int, values: Mapping[int, float]) -> float:

@@ -196,6 +196,7 @@ class LiveCosts:
                 {size: state.planned_error for size, state in self._levels.items()},
                 source=f"{self._measured.source}; corrected by {self.launches} launches since",
                 unit=self._measured.unit,
+                splitting=self._measured.splitting,
             )
 
     def wanted(self) -> int:

@@ -32,6 +32,9 @@ Uncertain costs
     session takes any number. Another one is taken only where its gain exceeds `_SURE` standard errors of that gain, to which
     only those launches contribute that the two plans do not share; of several, the one with the largest gain beyond that.
     Besides the least-cost plan, the other policies' plans are looked at, some of which may be surer.
+
+    Where costs tell what splitting takes (`CurveCosts.splitting`), a plan of one launch is spared that. The table charges
+    it to every launch; the comparison with the simple plan, and what plans are said to cost, do not.
 """
 
 from __future__ import annotations
@@ -148,6 +151,7 @@ class Planner:
         elif isinstance(batching, AnyBatch) and self.costs.sizes is not None:
             self._weights = {size: self.costs.of(size) for size in self.costs.sizes}
         self._any_size = isinstance(batching, AnyBatch) and isinstance(self.costs, CurveCosts)
+        self._splitting = self.costs.splitting if isinstance(self.costs, CurveCosts) else 0.0
         self._errors: dict[int, float] = {}
         if isinstance(self.costs, UncertainCosts):
             self._errors = {size: self.costs.error_of(size) for size in self._weights}
@@ -179,7 +183,7 @@ class Planner:
             counts = self._by_rule(rows, chosen)
         else:
             counts = self._least_cost(rows, exact=exact)
-            if not exact and any(self._errors.values()):
+            if not exact and (self._splitting or any(self._errors.values())):
                 counts = self._surest(rows, counts)
         return self._lay_out(rows, counts, chosen)
 
@@ -212,7 +216,8 @@ class Planner:
         rest = self.cheapest(rows - taken)
         if rest.cost > self.cheapest(rows).cost * (1 + _ROUNDING):
             return None
-        return Plan(rows, (Launch(size, taken), *rest.launches), self._weights[size] + rest.cost, "least_cost")
+        launches = (Launch(size, taken), *rest.launches)
+        return Plan(rows, launches, self._sum(Counter(launch.gear for launch in launches)), "least_cost")
 
     def error_of(self, plan: Plan) -> float:
         """Return the standard error of a plan's cost; 0 where the costs do not say how sure they are."""
@@ -263,11 +268,16 @@ class Planner:
                 continue
             seen.append(counts)
             differ = {size: simple.get(size, 0) - counts.get(size, 0) for size in {*simple, *counts}}
-            gain = math.fsum(count * self._cost(size) for size, count in differ.items())
+            gain = self._sum(simple) - self._sum(counts)
             sure = gain - _SURE * math.hypot(*(count * self._error(size) for size, count in differ.items()))
             if sure > most * (1 + _ROUNDING):
                 best, most = counts, sure
         return best
+
+    def _sum(self, counts: Mapping[int, int]) -> float:
+        launches = sum(counts.values())
+        splitting = self._splitting * launches if launches > 1 else 0.0
+        return math.fsum((splitting, *(count * self._cost(size) for size, count in counts.items())))
 
     def _cost(self, size: int) -> float:
         known = self._weights.get(size)
@@ -281,8 +291,11 @@ class Planner:
     def _least_cost(self, rows: int, *, exact: bool) -> dict[int, int]:
         with self._growing:
             if exact not in self._covers:
-                own = [self._cost(size) for size in range(1, max(self._weights) + 1)] if self._any_size else []
-                self._covers[exact] = Cover(self._weights, pad=not exact and not own, own=own)
+                own = (
+                    [self._cost(size) + self._splitting for size in range(1, max(self._weights) + 1)] if self._any_size else []
+                )
+                costs = {size: cost + self._splitting for size, cost in self._weights.items()}
+                self._covers[exact] = Cover(costs, pad=not exact and not own, own=own)
             counts = self._covers[exact].counts(rows)
         if counts is None:
             raise InputError(f"{rows} rows cannot be run without padding: this session runs {self.batching}")
@@ -304,8 +317,7 @@ class Planner:
                 *launches[:-1],
                 Launch(last if isinstance(self.batching, AnyBatch) else launches[-1].gear, last),
             )
-        cost = math.fsum(self._cost(size) * count for size, count in counts.items())
-        return Plan(rows, launches, cost, policy)
+        return Plan(rows, launches, self._sum(counts), policy)
 
 
 def _check_policy(policy: Policy) -> Policy:

@@ -40,6 +40,7 @@ _NDARRAY: Final = np.ndarray
 _Expected: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]  # name, shape and dtype of each output
 _NO_SYMBOLS: Final[Mapping[str, int]] = {}
 _CONTIGUOUS_ALIGNED: Final = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+_SPLITS: Final = 15  # requests of two launches that are made to time what splitting takes
 _RECENT: Final = 33  # runs of a plan whose times are kept, for their median
 _IN_A_SECOND: Final[Mapping[str, float]] = {"s": 1.0, "ms": 1e3, "us": 1e6}  # units of costs that are times
 
@@ -287,7 +288,7 @@ class Runner:
             elif quick and prepared.padded:
                 outputs = self._run_padded(inputs, rows, prepared)
             else:
-                outputs = self._run_launches(inputs, prepared, out)
+                outputs = self._run_launches(inputs, prepared, out, self._execute)
             with self._lock:
                 prepared.runs += 1
                 seconds = self._clock() - started
@@ -420,7 +421,7 @@ class Runner:
             if self._closed:
                 raise ClosedError(f"{self!r}: calibrate() after close()")
             setting = self._shelf.setting if self._shelf is not None else self._own_setting()
-            feeds = self._feeds(max(sizes), inputs)
+            feeds = self._feeds(max(*sizes, 2 * min(sizes)), inputs)
             launch = _limited(self._session.execute, self._gate)
             begun = perf_counter()
             found = measure(
@@ -433,9 +434,10 @@ class Runner:
                 at_least=AT_LEAST if self._device_clock is None else 0.0,
                 progress=progress,
             )
+            splitting = self._time_splitting(min(sizes), feeds, launch, seconds / 20)
         finally:
             self._leave()
-        calibration = Calibration(found, setting, now(), perf_counter() - begun, tolerance)
+        calibration = Calibration(found, setting, now(), perf_counter() - begun, tolerance, splitting)
         self._use(calibration)
         if save is True:
             calibration = calibration if self._shelf is None else self._shelf.keep(calibration)
@@ -664,6 +666,35 @@ class Runner:
 
         return functools.cache(feed)
 
+    def _time_splitting(
+        self, size: int, feeds: Callable[[int], Mapping[str, Array]], launch: Callable[..., Mapping[str, Array]], limit_s: float
+    ) -> float:
+        """Return what each of several launches takes besides its execution, in seconds; 0 where it can take place meanwhile.
+
+        In a loop without executions it would take a tenth of that: what they read evicts the interpreter from the caches.
+        """
+        aside = self._device_clock is not None or (self._session.concurrency or 1) > 1
+        if aside or self._unbatched or isinstance(self._batching, MultipleOf):  # the latter two are never split
+            return 0.0
+        executing = 0.0
+
+        def timed_launch(inputs: Mapping[str, Array], gear: int, out: Mapping[str, Array] | None) -> Mapping[str, Array]:
+            nonlocal executing
+            begun = perf_counter()
+            results = launch(inputs, gear, out)
+            executing += perf_counter() - begun
+            return results
+
+        inputs = feeds(2 * size)
+        prepared = self._make_ready(Plan(2 * size, (Launch(size, size),) * 2, 0.0, "least_cost"))
+        times: list[float] = []
+        started = perf_counter()
+        while not times or (len(times) < _SPLITS and perf_counter() - started < limit_s):
+            executing, begun = 0.0, perf_counter()
+            self._run_launches(inputs, prepared, None, timed_launch)
+            times.append((perf_counter() - begun - executing) / 2)
+        return median(times)
+
     def _own_setting(self) -> Setting:
         setting = describe_setting(
             backend=self.backend, device=0, batching=self._batching, options={}, clock=self._device_clock
@@ -734,7 +765,11 @@ class Runner:
         return {tensor.name: tensor.rows_of(results[tensor.name], 0, rows).copy() for tensor in self._spec.outputs}
 
     def _run_launches(
-        self, inputs: Mapping[str, Array], prepared: _Prepared, out: Mapping[str, Array] | None
+        self,
+        inputs: Mapping[str, Array],
+        prepared: _Prepared,
+        out: Mapping[str, Array] | None,
+        run_one: Callable[..., Mapping[str, Array]],
     ) -> dict[str, Array]:
         rows = prepared.plan.rows
         symbols = symbols_of(self._spec, inputs) if self._has_symbols else _NO_SYMBOLS
@@ -753,12 +788,12 @@ class Runner:
             offered = None
             if fed == launch.rows:
                 offered = join.offer(start, stop)
-                results = self._execute(feed, launch.gear, offered)
+                results = run_one(feed, launch.gear, offered)
             else:
                 buffer = self._staging.take(feed, launch.rows, launch.gear)
                 feed.update(buffer.arrays)
                 try:
-                    results = self._execute(feed, launch.gear, None)
+                    results = run_one(feed, launch.gear, None)
                 finally:
                     self._staging.give_back(buffer)
             if not _as_expected(results, prepared.expected[fed]):
