@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from anybatch import AnyBatch, Batching, Calibration, CurveCosts, Gears, InputError, Planner, Setting
+from anybatch import AnyBatch, Batching, Calibration, CurveCosts, Gears, Planner, Setting
 from anybatch._calibration import measure, sizes_to_measure
 
 GEARS = Gears((1, 2, 4, 8, 16, 32))
@@ -126,35 +126,3 @@ def test_three_times_that_lie_close_together_by_chance_make_no_estimate_sure():
     shares = {size: costs.error_of(size) / costs.of(size) for size in costs.sizes}
     assert shares[4] == pytest.approx(min(shares[1], shares[2]), rel=0.2)
     assert shares[4] > 0.5
-
-
-class TestSplitting:
-    """What each of several launches takes besides its execution."""
-
-    costs = CurveCosts({1: 10.0, 16: 20.0, 32: 31.0}, splitting=2.0)
-
-    def test_a_plan_of_one_launch_is_spared_it(self):
-        assert Planner(Gears((1, 16, 32)), self.costs).plan(16).cost == 20.0
-
-    def test_a_plan_of_several_pays_it_for_each(self):
-        assert Planner(Gears((1, 16, 32)), self.costs).plan(48).cost == 20.0 + 31.0 + 2 * 2.0
-
-    def test_it_decides_where_the_launches_alone_would_be_cheaper(self):
-        assert len(Planner(Gears((1, 16, 32)), self.costs).plan(17).launches) == 1
-        cheaper = CurveCosts({**self.costs.points, 32: 33.0}, splitting=1.0)
-        assert len(Planner(Gears((1, 16, 32)), cheaper).plan(17).launches) == 2
-        assert len(Planner(Gears((1, 16, 32)), CurveCosts(cheaper.points, splitting=2.0)).plan(17).launches) == 1
-
-    def test_it_decides_where_any_size_can_be_launched(self):
-        points = {1: 1.0, 4: 4.0, 8: 10.0}
-        assert str(Planner(AnyBatch(), CurveCosts(points, splitting=0.9)).plan(8)) == "2 x 4"
-        assert str(Planner(AnyBatch(), CurveCosts(points, splitting=1.1)).plan(8)) == "8"
-
-    def test_planning_with_a_size_pays_it_too(self):
-        plan = Planner(Gears((1, 16, 32)), self.costs).plan_with(16, 32)
-        assert plan is not None
-        assert plan.cost == 20.0 + 20.0 + 2 * 2.0
-
-    def test_a_negative_figure_is_refused(self):
-        with pytest.raises(InputError, match="expected splitting >= 0 and finite, got -1"):
-            CurveCosts({1: 1.0}, splitting=-1)

@@ -6,12 +6,15 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from anybatch._batching import check_batch_sizes
 from anybatch._errors import InputError
+
+# Standard errors that count as the farthest a cost between two known ones is off the line that joins them.
+_FARTHEST: Final = 3.0
 
 
 @runtime_checkable
@@ -113,9 +116,10 @@ class TableCosts:
 class CurveCosts:
     """Costs known at some sizes and estimated for all others.
 
-    Between two known sizes lies a straight line. Beyond the largest the line goes on that leads to it from the largest size up
-    to half of it (else the next smaller one, else from zero), never falling; below the smallest the line to the next size goes
-    on, but not below what the smallest costs in proportion.
+    Between two known sizes lies a straight line; where those beside it lead elsewhere, what it tells is as much less sure.
+    Beyond the largest the line goes on that leads to it from the largest size up to half of it (else the next smaller one, else
+    from zero), never falling; below the smallest the line to the next size goes on, but not below what the smallest costs in
+    proportion.
 
     Args:
         points: cost by size; positive and finite, also non-monotone.
@@ -179,7 +183,24 @@ class CurveCosts:
             lever = (size - sizes[-1]) / (sizes[-1] - before)
             return math.hypot((1 + lever) * self.errors[sizes[-1]], lever * self.errors.get(before, 0.0))
         right = bisect_left(sizes, size)
-        return self._on_line(size, sizes[right - 1], sizes[right], self.errors)
+        error = self._on_line(size, sizes[right - 1], sizes[right], self.errors)
+        return math.hypot(error, self._off_line(size, right) / _FARTHEST)
+
+    def _off_line(self, size: int, right: int) -> float:
+        """How far from the line to the next point a cost may lie: on one of the lines of the segments before and behind.
+
+        A cost that jumps between two points lies there; one that bends by and by lies nearly on all three. It is taken to lie
+        between those of the two points in any case.
+        """
+        sizes, points = self.sizes, self.points
+        cost = self.of(size)
+        low, high = sorted((points[sizes[right - 1]], points[sizes[right]]))
+        others = [
+            min(max(self._on_line(size, sizes[left], sizes[left + 1], points), low), high)
+            for left in (right - 2, right)
+            if 0 <= left < len(sizes) - 1
+        ]
+        return max((abs(other - cost) for other in others), default=0.0)
 
     @property
     def _half_way(self) -> int:
