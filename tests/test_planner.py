@@ -249,10 +249,10 @@ def test_a_curve_is_what_is_known_with_straight_lines_between_and_beyond():
 def test_errors_of_a_curve_lie_between_those_known_and_grow_beyond():
     costs = curve({2: 4.0, 4: 6.0, 8: 14.0}, {2: 0.1, 8: 0.4})
     assert [costs.error_of(size) for size in (1, 2, 4, 8)] == [0.1, 0.1, 0, 0.4]
-    # A cost of 3 rows of 4 instead of 5, as the line from 4 to 8 has it, would be three standard errors off; of 6, 8, not 10.
+    # A cost of 3 rows of 4 instead of 5, as the line from 4 to 8 has it, would be four standard errors off; of 6, 8, not 10.
     assert [costs.error_of(size) for size in (3, 6)] == [
-        pytest.approx(math.hypot(0.05, 1 / 3)),
-        pytest.approx(math.hypot(0.2, 2 / 3)),
+        pytest.approx(math.hypot(0.05, 1 / 4)),
+        pytest.approx(math.hypot(0.2, 2 / 4)),
     ]
     assert costs.error_of(16) == pytest.approx(
         3 * 0.4

@@ -14,7 +14,7 @@ from anybatch._batching import check_batch_sizes
 from anybatch._errors import InputError
 
 # Standard errors that count as the farthest a cost between two known ones is off the line that joins them.
-_FARTHEST: Final = 3.0
+_FARTHEST: Final = 4.0
 
 
 @runtime_checkable
