@@ -10,8 +10,8 @@ Beside ours: plans that take the medians for exact (the same curve without error
 launches, of the smallest gear that holds the rest, or one launch where the session takes any number.
 
 Goal: no plan of ours, of any request, seed, noise, or number of launches measured, costs over 3 % more than rounding up; and
-where times spread by 10 % or less, a calibration of 300 rounds gains nearly all there is to gain. ``noise.py 16`` takes 16 of them
-instead of 5 seeds.
+where times spread by 10 % or less, a calibration of 300 rounds gains nearly all there is to gain. ``noise.py 16`` takes 16
+seeds instead of 5.
 """
 
 from __future__ import annotations

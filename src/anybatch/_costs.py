@@ -182,6 +182,8 @@ class CurveCosts:
             before = self._half_way
             lever = (size - sizes[-1]) / (sizes[-1] - before)
             return math.hypot((1 + lever) * self.errors[sizes[-1]], lever * self.errors.get(before, 0.0))
+        if not any(self.errors.values()):  # told as exact, the lines too
+            return 0.0
         right = bisect_left(sizes, size)
         error = self._on_line(size, sizes[right - 1], sizes[right], self.errors)
         return math.hypot(error, self._off_line(size, right) / _FARTHEST)
