@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import anybatch
-from anybatch import BackendNotFoundError, BackendUnavailableError, DeviceError, InputError, ModelError, Registry
+from anybatch import BackendNotFoundError, BackendUnavailableError, DeviceError, Gears, InputError, ModelError, Registry
 from anybatch import _registry as module
 from anybatch.testing import FakeBackend
 from anybatch.testing.models import AFFINE, SAME
@@ -432,3 +432,13 @@ def test_numpy_integers_are_device_indices():
 def test_empty_path():
     with pytest.raises(ModelError, match="expected a model file, got an empty path"):
         anybatch.open("")
+
+
+@pytest.mark.parametrize(("concurrency", "corrects"), [(None, False), (2, True)])
+def test_launches_correct_a_calibration_where_the_session_has_a_device_of_its_own(concurrency, corrects):
+    """Unless the caller says otherwise: on a shared processor corrected plans were worse."""
+    backend = FakeBackend(Gears((1, 4)), concurrency=concurrency)
+    for adapt, wanted in ((None, corrects), (True, True), (False, False)):
+        with anybatch.open(AFFINE.onnx_bytes, backend=backend, adapt=adapt) as runner:
+            runner.calibrate(seconds=0.01, save=False)
+            assert (runner._live is not None) == wanted

@@ -171,7 +171,7 @@ def open_model(
     policy: Policy = "least_cost",
     padding: Padding = "zero",
     combine: Mapping[str, Combine] | None = None,
-    adapt: bool = True,
+    adapt: bool | None = None,
     explore: float = 0.01,
     **options: Any,
 ) -> Runner:
@@ -190,7 +190,10 @@ def open_model(
         padding: what rows beyond a request hold: ``"zero"``, ``"repeat"``, or constants by input name.
         combine: how values of outputs without a batch axis become one over several launches, by output name:
             ``"same"``, ``"sum"``, ``"mean"``, ``"max"`` or ``"min"``.
-        adapt, explore: how launches correct a calibration, see `Runner`.
+        adapt: whether launches correct a calibration, see `Runner`. None: where the session says how many launches it executes
+            at once, as accelerators do. One that takes any number shares the caller's processor, where times scatter with
+            what else runs, and on a busy machine corrected plans were worse than those of a quiet calibration.
+        explore: see `Runner`.
         options: the backend's own options; its documentation lists them.
 
     Returns:
@@ -236,7 +239,7 @@ def open_model(
             policy=policy,
             padding=padding,
             combine=combine,
-            adapt=adapt,
+            adapt=session.concurrency is not None if adapt is None else adapt,
             explore=explore,
             clock=clock,
             shelf=shelf,
