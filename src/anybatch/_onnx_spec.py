@@ -156,13 +156,13 @@ def find_spec(
     symbol = _batch_symbol(inputs, axes)
     if symbol is None:
         raise ModelError(f"no input has a free axis that could carry rows; inputs are {_listed(inputs)}")
-    known = {_symbol(dim) for tensor in inputs for dim in tensor.dims if not isinstance(dim, int)} - {""}
+    known = {symbol_of(dim) for tensor in inputs for dim in tensor.dims if not isinstance(dim, int)} - {""}
     guessed = {}
     for tensor in outputs:
         free = [
-            axis for axis, dim in enumerate(tensor.dims) if not isinstance(dim, int) and _symbol(dim) not in known - {symbol}
+            axis for axis, dim in enumerate(tensor.dims) if not isinstance(dim, int) and symbol_of(dim) not in known - {symbol}
         ]
-        if free and tensor.name not in axes.axis and all(_symbol(tensor.dims[axis]) != symbol for axis in free):
+        if free and tensor.name not in axes.axis and all(symbol_of(tensor.dims[axis]) != symbol for axis in free):
             guessed[tensor.name] = free[0]
     axes = BatchAxes({**guessed, **axes.axis}, axes.rows_per_row)
     spec = ModelSpec(
@@ -186,13 +186,13 @@ def _batch_symbol(inputs: Sequence[DeclaredTensor], axes: BatchAxes) -> str | No
         ModelError: there are several candidates.
     """
     told = {
-        _symbol(tensor.dims[axis])
+        symbol_of(tensor.dims[axis])
         for tensor in inputs
         if (axis := axes.axis.get(tensor.name)) is not None and not isinstance(tensor.dims[axis], int)
     }
     silent = [tensor for tensor in inputs if tensor.name not in axes.axis]
-    likely = {_symbol(dim) for t in silent for dim in t.dims if not isinstance(dim, int) and _LIKELY.fullmatch(_symbol(dim))}
-    leading = {_symbol(tensor.dims[0]) for tensor in silent if tensor.dims and not isinstance(tensor.dims[0], int)}
+    likely = {symbol_of(dim) for t in silent for dim in t.dims if not isinstance(dim, int) and names_batch(symbol_of(dim))}
+    leading = {symbol_of(tensor.dims[0]) for tensor in silent if tensor.dims and not isinstance(tensor.dims[0], int)}
     candidates = told or likely or leading
     if len(candidates) > 1:
         first, *others = (tensor.name for tensor in inputs if tensor.dims)
@@ -207,9 +207,9 @@ def _spec(tensor: DeclaredTensor, symbol: str, axes: BatchAxes) -> TensorSpec:
     if tensor.name in axes.axis:
         axis = axes.axis[tensor.name]
     else:
-        matches = [i for i, dim in enumerate(tensor.dims) if not isinstance(dim, int) and _symbol(dim) == symbol]
+        matches = [i for i, dim in enumerate(tensor.dims) if not isinstance(dim, int) and symbol_of(dim) == symbol]
         axis = matches[0] if matches and (symbol or matches[0] == 0) else None
-    shape = tuple(dim if isinstance(dim, int) else _symbol(dim) or None for dim in tensor.dims)
+    shape = tuple(dim if isinstance(dim, int) else symbol_of(dim) or None for dim in tensor.dims)
     if axis is None:
         return TensorSpec(tensor.name, tensor.dtype, shape, None)
     dim = tensor.dims[axis]
@@ -218,13 +218,18 @@ def _spec(tensor: DeclaredTensor, symbol: str, axes: BatchAxes) -> TensorSpec:
     return TensorSpec(tensor.name, tensor.dtype, shape, axis, axes.rows_per_row.get(tensor.name, _factor(dim)))
 
 
-def _symbol(dim: Dim) -> str:
+def symbol_of(dim: Dim) -> str:
     """Return the symbol of a free dimension without its factor; "" for one without a usable name, such as ``"?"``."""
     if not isinstance(dim, str):
         return ""
     match = _FACTOR.fullmatch(dim.strip())
     name = (match.group(2) or match.group(3)) if match else dim.strip()
     return name if re.search(r"[^\W\d]", name) else ""
+
+
+def names_batch(symbol: str) -> bool:
+    """Whether a symbol is named like a batch: batch, batch_size, N, rows, ..."""
+    return _LIKELY.fullmatch(symbol) is not None
 
 
 def _factor(dim: Dim) -> int:
