@@ -11,7 +11,7 @@ import onnx
 from anybatch.safety._call import Call, CoupledError, StoppedError
 from anybatch.safety._domain import Blame, Value, from_entries, from_tensor
 from anybatch.safety._entries import evaluate
-from anybatch.safety._operators import BODIES, MAKES_ROWS, ML_RULES, NOT_ANALYSED, PLACES, RULES, SEQUENCES, UNREAD
+from anybatch.safety._operators import BODIES, FOLLOWED, MAKES_ROWS, ML_RULES, NOT_ANALYSED, PLACES, RULES, SEQUENCES, UNREAD
 from anybatch.safety._sizes import N, Size
 
 OLDEST_OPSET: Final = 7  # before it, broadcasting was an attribute
@@ -175,7 +175,10 @@ def _apply(call: Call) -> list[Value]:
         if op in BODIES or not all(value is None or value.common for value in call.inputs):
             raise
         made = [Value()] * call.outputs  # whatever it is, no row and no number of rows changes it
-    return _with_entries(call, made if isinstance(made, list) else [made])
+    made = (made if isinstance(made, list) else [made])[: call.outputs]
+    if op not in BODIES and any(value.rows for value in data) and any(value.common and value.items is None for value in made):
+        raise StoppedError("reads rows and makes what holds none")  # no rule should claim that
+    return _with_entries(call, made)
 
 
 def _coupled(value: Value) -> bool:
@@ -213,6 +216,8 @@ def _check_roles(call: Call, data: Sequence[Value]) -> None:
                 raise CoupledError(f"reads sizes or places ({call.name(index)}) from rows: one row's content moves the others")
             if value.rows is not None or (rows and value.counts and value.entries is None):
                 raise StoppedError(f"reads sizes or places ({call.name(index)}) that depend on the number of rows")
+        elif value.rows is not None and index not in FOLLOWED.get(call.node.op_type, (0,)):
+            raise CoupledError(f"applies what rows say ({call.name(index)}) to all rows")
         elif rows and value.counts:
             raise CoupledError(f"mixes rows with {call.name(index)}, which depends on the number of rows or on their positions")
 

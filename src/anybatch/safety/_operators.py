@@ -61,6 +61,7 @@ PLACES: Final[Mapping[str, Collection[int]]] = {
     "DFT": (1, 2),
     "Dropout": (1, 2),
     "Expand": (1,),
+    "MaxUnpool": (2,),
     "MelWeightMatrix": (0, 1, 2, 3, 4),
     "NonMaxSuppression": (2, 3, 4),
     "OneHot": (1,),
@@ -83,6 +84,27 @@ PLACES: Final[Mapping[str, Collection[int]]] = {
     "Upsample": (1,),
 }
 
+# Inputs whose rows a rule follows, where these are not the first alone; rows in any other would enter into all rows.
+_EVERY: Final = range(2**31)
+FOLLOWED: Final[Mapping[str, Collection[int]]] = {
+    **dict.fromkeys(_rules_entry.BROADCAST, _EVERY),
+    **dict.fromkeys(_rules_product.RULES, _EVERY),
+    **dict.fromkeys(_rules_quantised.RULES, _EVERY),
+    **dict.fromkeys(_rules_sequence.RULES, _EVERY),
+    **dict.fromkeys(_rules_collection.RULES, _EVERY),
+    **dict.fromkeys(["LayerNormalization", "RMSNormalization", "Concat", "FeatureVectorizer"], _EVERY),
+    **dict.fromkeys(["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"], (0, 1)),
+    **dict.fromkeys(["Gather", "GatherElements", "GatherND"], (0, 1)),
+    **dict.fromkeys(["Scatter", "ScatterElements", "ScatterND", "TensorScatter"], (0, 1, 2)),
+    **dict.fromkeys(["MaxRoiPool", "NonMaxSuppression", "RoiAlign"], (0, 1, 2)),
+    "CausalConvWithState": (0, 3),
+    "Compress": (0, 1),
+    "DeformConv": (0, 2, 4),
+    "GridSample": (0, 1),
+    "MaxUnpool": (0, 1),
+    "ReverseSequence": (0, 1),
+}
+
 # Inputs of which only the shape or the type is read.
 UNREAD: Final[Mapping[str, Collection[int]]] = {"CastLike": (1,), "EyeLike": (0,), "Shape": (0,), "Size": {0}}
 
@@ -94,4 +116,4 @@ BODIES: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 SEQUENCES: Final = frozenset(_rules_collection.RULES) | BODIES | {"Identity"}
 
-__all__ = ["BODIES", "MAKES_ROWS", "ML_RULES", "NOT_ANALYSED", "PLACES", "RULES", "SEQUENCES", "UNREAD"]
+__all__ = ["BODIES", "FOLLOWED", "MAKES_ROWS", "ML_RULES", "NOT_ANALYSED", "PLACES", "RULES", "SEQUENCES", "UNREAD"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from anybatch.safety._broadcast import broadcast
-from anybatch.safety._call import Call, CoupledError, Rule, StoppedError, forbid
+from anybatch.safety._call import Call, CoupledError, Rule, forbid
 from anybatch.safety._domain import Rows, Shape, Value
 from anybatch.safety._sizes import ONE, Size, count_of
 
@@ -89,7 +89,6 @@ def per_channel(call: Call) -> Value:
     """Normalises each image on its own: over its places, or groups of its channels; parameters are one per channel."""
     if call[0].rows is not None and call[0].rows.axis != 0:
         raise CoupledError(f"normalises over axis {call[0].rows.axis}, which holds the rows")
-    _check_parameters(call)
     return Value(call[0].shape, call[0].rows)
 
 
@@ -99,14 +98,7 @@ def batch_normalization(call: Call) -> list[Value]:
     if call.attr("training_mode", 0) or (call.opset < 14 and sum(bool(name) for name in call.node.output) > 1):
         raise CoupledError("is in training mode: it takes mean and variance over all rows")
     forbid(rows, [1], "has parameters of their own for every entry along")
-    _check_parameters(call)
     return [Value(call[0].shape, rows)]
-
-
-def _check_parameters(call: Call) -> None:
-    for index in range(1, len(call.inputs)):
-        if call[index].rows is not None:
-            raise StoppedError(f"takes its parameters ({call.name(index)}) from rows")
 
 
 def lrn(call: Call) -> Value:
@@ -185,8 +177,6 @@ def loss(call: Call) -> list[Value]:
             return [Value(()), Value(shape)]
         raise CoupledError("reduces the losses of all rows to one number")
     forbid(rows, [1], "picks a class along")
-    if call.get(2) is not None and call[2].rows is not None:
-        raise StoppedError("takes the weights of its classes from rows")
     picked = without(shape, rows, [1], keepdims=False)
     return [broadcast([picked, call[1]]), Value(shape, rows)]
 

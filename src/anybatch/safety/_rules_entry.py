@@ -18,6 +18,7 @@ _BROADCAST: Final = (
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean "
     "Min Mod Mul Or PRelu Pow StringConcat Sub Sum SwiGLU Where Xor"
 )
+BROADCAST: Final = tuple(_BROADCAST.split())
 
 
 def same(call: Call) -> Value:
@@ -45,6 +46,6 @@ def dropout(call: Call) -> list[Value]:
 
 RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(_UNARY.split(), same),
-    **dict.fromkeys(_BROADCAST.split(), combined),
+    **dict.fromkeys(BROADCAST, combined),
     "Dropout": dropout,
 }

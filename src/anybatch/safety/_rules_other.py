@@ -86,8 +86,8 @@ def extracted(call: Call) -> Value:
     """Some features."""
     shape = call.shape(0)
     forbid(call[0].rows, [len(shape) - 1], "picks by position along")
-    if call[1].rows is not None or len(shape) < 2:
-        raise StoppedError("picks features that rows name, or of a tensor without lines")
+    if len(shape) < 2:
+        raise StoppedError("picks features of a tensor that does not stand in lines")
     return Value((*shape[:-1], call.fresh("features")), call[0].rows)
 
 

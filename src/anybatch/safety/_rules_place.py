@@ -276,8 +276,6 @@ def pad(call: Call) -> Value:
     pads = call.sizes(1) if call.get(1) is not None else _plain(call.attr("pads"))
     axes = call.axes(3, len(shape))
     axes = list(range(len(shape))) if axes is None else axes
-    if call.get(2) is not None and call[2].rows is not None:
-        raise StoppedError("pads with what rows say")
     for place, axis in enumerate(axes):
         before, after = (pads[place], pads[place + len(axes)]) if pads is not None else (None, None)
         if rows is not None and rows.axis == axis:

@@ -21,13 +21,6 @@ def _image_rows(call: Call, index: int = 0) -> Rows | None:
     return rows
 
 
-def _no_rows(call: Call, *indices: int) -> None:
-    for index in indices:
-        value = call.get(index)
-        if value is not None and value.rows is not None:
-            raise CoupledError(f"applies what rows say ({call.name(index)}) to every row")
-
-
 def _windows(call: Call, size: Size, kernel: Size | None, place: int) -> Size:
     """Return how many windows fit an axis; a size of its own where that cannot be told."""
     stride = call.attr("strides", [])[place : place + 1] or [1]
@@ -50,7 +43,6 @@ def convolution(weights: int) -> Rule:
 
     def rule(call: Call) -> Value:
         rows = _image_rows(call)
-        _no_rows(call, *range(1, len(call.inputs)))
         shape, kernel = call.shape(0), call.shape(weights)
         if len(kernel) != len(shape):
             raise StoppedError(f"has weights with {len(kernel)} axes for images with {len(shape)}")
@@ -63,7 +55,6 @@ def convolution(weights: int) -> Rule:
 def transposed_convolution(call: Call) -> Value:
     """Spreads each entry over a window."""
     rows = _image_rows(call)
-    _no_rows(call, 1, 2)
     shape = call.shape(0)
     if call.attr("output_shape") or call.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         places = [call.fresh(f"place.{place}") for place in range(len(shape) - 2)]
@@ -85,7 +76,6 @@ def _spread(call: Call, size: Size, place: int) -> Size:
 def deformed_convolution(call: Call) -> Value:
     """A convolution that looks where offsets say, for each image its own."""
     rows = _image_rows(call)
-    _no_rows(call, 1, 3)
     for index in (2, 4):
         if call.get(index) is not None:
             if (call[index].rows is None) != (rows is None):
