@@ -5,8 +5,6 @@ One run cannot prove independence, but a difference disproves it. So this decide
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -79,11 +77,11 @@ def random_rows(spec_inputs, seed=0):
             dims[axis] = ROWS * per_row
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         if dtype.kind in "iu":
-            arrays[value.name] = random.integers(0, 3, dims).astype(dtype)
+            arrays[value.name] = np.asarray(random.integers(0, 3, dims), dtype)
         elif dtype.kind == "b":
-            arrays[value.name] = random.random(dims) < 0.5
+            arrays[value.name] = np.asarray(random.random(dims) < 0.5)
         else:
-            arrays[value.name] = random.standard_normal(dims).astype(dtype)
+            arrays[value.name] = np.asarray(random.standard_normal(dims), dtype)
     return arrays
 
 
@@ -102,4 +100,4 @@ def assert_truth(model, *, seed=0, inputs=None, **options):
     return safety
 
 
-__all__ = ["ROWS", "assert_truth", "find_dependence", "make_session", "pairwise", "random_rows"]
+__all__ = ["ROWS", "assert_truth", "find_dependence", "make_session", "random_rows"]

@@ -1,0 +1,665 @@
+"""Rule by rule: what is called independent is (shown by running it), what is coupled names the node, and why."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import safety_models
+from safety_models import parsed, vector
+from safety_truth import assert_truth
+
+from anybatch import InputError, ModelError
+from anybatch.safety import analyse
+from anybatch.safety._operators import FOLLOWED, ML_RULES, NOT_ANALYSED, PLACES, RULES, UNREAD
+
+I, C, U = "independent", "coupled", "unknown"
+
+# What | the model | its verdict | a part of the reason. BATCHED is float[batch, 4, 6] x.
+SHAPE = "shape = Shape(x) s0 = Constant<value_int = 0>() n = Gather(shape, s0) zero = Constant<value_ints = [0]>() "
+N1 = SHAPE + "n1 = Unsqueeze(n, zero) "
+IMAGE = {"inputs": "float[batch, 4, 6, 6] x"}
+FLAT = {"inputs": "float[batch, 6] x"}
+CASES = {
+    # entry by entry
+    "relu": ("y = Relu(x)", {}, I, ""),
+    "two inputs": ("y = Add(a, b)", {"inputs": "float[batch, 3] a, float[batch, 3] b"}, I, ""),
+    "bias": ("y = Add(x, b)", {"weights": vector("b", 6)}, I, ""),
+    "bias for each row": (
+        "y = Add(x, b)",
+        {"inputs": "float[batch, 6] x", "weights": safety_models.square("b", 4, 6)},
+        C,
+        "4 entries",
+    ),
+    "bias of unknown length": ("y = Add(x, b)", {"inputs": "float[batch] x, float[some] b"}, U, "may have several"),
+    "every pair of rows": (
+        SHAPE + "a = Unsqueeze(x, zero) one = Constant<value_ints = [1]>() b = Unsqueeze(x, one) y = Sub(a, b)",
+        FLAT,
+        C,
+        "every row meets every other",
+    ),
+    "mean over the batch": (
+        "axes = Constant<value_ints = [0]>() m = ReduceMean(x, axes) y = Sub(x, m)",
+        {"opset": 18},
+        C,
+        "'m' (ReduceMean) reduces axis 0",
+    ),
+    "mask": ("m = Cast<to = 9>(x) z = Constant<value_float = 0.0>() y = Where(m, x, z)", {}, I, ""),
+    "clip": ("a = Constant<value_float = 0.0>() y = Clip(x, a)", {}, I, ""),
+    "dropout": ("y, m = Dropout(x)", {}, I, ""),
+    "dropout before 12": ("y = Dropout<ratio = 0.3>(x)", {"opset": 11}, I, ""),
+    "dropout in training": (
+        "r = Constant<value_float = 0.5>() t = Constant<value = bool {1}>() y = Dropout(x, r, t)",
+        {},
+        C,
+        "training mode",
+    ),
+    "dropout that may train": (
+        "r = Constant<value_float = 0.5>() y = Dropout(x, r, t)",
+        {"inputs": "float[batch, 2] x, bool t"},
+        U,
+        "no constant",
+    ),
+    # along axes
+    "reduce others": ("y = ReduceSum<keepdims = 0>(x, a)", {"weights": "int64[2] a = {1, -1}"}, I, ""),
+    "reduce all": ("y = ReduceSum(x)", {}, C, "reduces axis 0"),
+    "reduce nothing": ("y = ReduceSum<noop_with_empty_axes = 1>(x)", {}, I, ""),
+    "reduce axes as attribute": ("y = ReduceMax<axes = [0]>(x)", {"opset": 13}, C, "reduces axis 0"),
+    "reduce the batch from behind": ("y = ReduceMax<axes = [-3]>(x)", {"opset": 13}, C, "reduces axis 0"),
+    "reduce unknown axes": ("y = ReduceSum(x, a)", {"inputs": "float[batch, 3] x, int64[1] a"}, U, "no constant"),
+    "argmax": ("y = ArgMax<axis = 1, keepdims = 0>(x)", {"outputs": "int64 y"}, I, ""),
+    "argmax by default": ("y = ArgMax(x)", {}, C, "compares"),
+    "softmax": ("y = Softmax(x)", {}, I, ""),
+    "softmax over rows": ("y = Softmax<axis = 0>(x)", {}, C, "node 'y' (Softmax) normalises over axis 0, which holds the rows"),
+    "softmax before 13": ("y = Softmax(x)", {"opset": 11}, I, ""),
+    "softmax before 13 from axis 0": ("y = Softmax<axis = 0>(x)", {"opset": 11}, C, "normalises"),
+    "softmax before 13 flattens": (
+        "t = Transpose<perm = [1, 0, 2]>(x) u = Softmax<axis = 0>(t) y = Transpose<perm = [1, 0, 2]>(u)",
+        {"opset": 11},
+        C,
+        "axis 1",
+    ),
+    "softmax from 13 does not": (
+        "t = Transpose<perm = [1, 0, 2]>(x) u = Softmax<axis = 0>(t) y = Transpose<perm = [1, 0, 2]>(u)",
+        {"opset": 13},
+        I,
+        "",
+    ),
+    "cumulate": ("y = CumSum(x, a)", {"weights": "int64 a = {1}"}, I, ""),
+    "cumulate rows": ("y = CumSum(x, a)", {"weights": "int64 a = {0}"}, C, "accumulates"),
+    "top": ("y, i = TopK(x, k)", {"weights": "int64[1] k = {2}"}, I, ""),
+    "top rows": ("y, i = TopK<axis = 0>(x, k)", {"weights": "int64[1] k = {1}"}, C, "sorts along axis 0"),
+    "top as many as rows": (N1 + "y, i = TopK(x, n1)", FLAT, C, "number of rows"),
+    "layer norm": ("y = LayerNormalization<axis = -1>(x, g)", {"weights": vector("g", 6)}, I, ""),
+    "layer norm over all": (
+        "y = LayerNormalization<axis = 0>(x, g)",
+        {"inputs": "float[batch, 1, 1] x", "weights": "float g = {1}"},
+        C,
+        "axis 0",
+    ),
+    "instance norm": ("y = InstanceNormalization(x, g, g)", {"weights": vector("g", 4)}, I, ""),
+    "group norm": ("y = GroupNormalization<num_groups = 2>(x, g, g)", {"weights": vector("g", 4), "opset": 21}, I, ""),
+    "mean and variance": ("y = MeanVarianceNormalization(x)", IMAGE, C, "normalises over axis 0"),
+    "mean and variance of places": ("y = MeanVarianceNormalization<axes = [2, 3]>(x)", IMAGE, I, ""),
+    "lp norm": ("y = LpNormalization<axis = 0>(x)", {}, C, "normalises over axis 0"),
+    "batch norm": ("y = BatchNormalization(x, g, g, g, v)", {"weights": vector("g", 4) + ", float[4] v = {1, 2, 3, 4}"}, I, ""),
+    "batch norm in training": (
+        "y, m, s = BatchNormalization<training_mode = 1>(x, g, g, g, v)",
+        {"weights": vector("g", 4) + ", float[4] v = {1, 2, 3, 4}", "opset": 15},
+        C,
+        "training mode",
+    ),
+    "batch norm in training before 14": (
+        "y, m, s, a, b = BatchNormalization(x, g, g, g, v)",
+        {"weights": vector("g", 4) + ", float[4] v = {1, 2, 3, 4}", "opset": 9},
+        C,
+        "training mode",
+    ),
+    "lrn": ("y = LRN<size = 3>(x)", IMAGE, I, ""),
+    "non zero": ("y = NonZero(x)", {}, C, "how many depends on their content"),
+    "unique": ("y = Unique<axis = 1>(x)", FLAT, C, "repeated"),
+    "compress": ("y = Compress<axis = 1>(x, c)", {"weights": "bool[4] c = {1, 0, 1, 1}"}, I, ""),
+    "compress rows": ("y = Compress<axis = 0>(x, c)", {"weights": "bool[2] c = {0, 1}"}, C, "by position along axis 0"),
+    "compress by rows": (
+        "c = Cast<to = 9>(x) y = Compress<axis = 0>(w, c)",
+        {"inputs": "float[batch] x", "weights": vector("w", 9)},
+        C,
+        "content of rows",
+    ),
+    "one hot": (
+        "y = OneHot<axis = 1>(x, d, v)",
+        {"inputs": "int64[batch, 3] x", "weights": "int64 d = {4}, float[2] v = {0, 1}"},
+        I,
+        "",
+    ),
+    "one hot before the rows": (
+        "y = OneHot<axis = 0>(x, d, v)",
+        {"inputs": "int64[batch] x", "weights": "int64 d = {4}, float[2] v = {0, 1}"},
+        I,
+        "",
+    ),
+    "triangle": ("y = Trilu(x)", {}, I, ""),
+    "triangle of rows": ("y = Trilu(x)", FLAT, C, "triangle"),
+    # products
+    "linear": ("y = MatMul(x, w)", {"weights": safety_models.square("w", 6, 2)}, I, ""),
+    "linear over rows": ("y = MatMul(w, x)", {**FLAT, "weights": safety_models.square("w", 2, 1)}, C, "sums over the axis"),
+    "gram matrix": ("t = Transpose(x) y = MatMul(x, t)", FLAT, C, "multiplies every row with every other"),
+    "products of rows": ("t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, t)", {}, I, ""),
+    "gemm": (
+        "y = Gemm<transB = 1>(x, w, b)",
+        {**FLAT, "weights": safety_models.square("w", 2, 6) + ", " + vector("b", 2)},
+        I,
+        "",
+    ),
+    "gemm transposed": (
+        "t = Transpose(x) y = Gemm<transA = 1>(t, w)",
+        {**FLAT, "weights": safety_models.square("w", 6, 2)},
+        I,
+        "",
+    ),
+    "gemm with a bias for each row": (
+        "y = Gemm(x, w, b)",
+        {**FLAT, "weights": safety_models.square("w", 6, 2) + ", float[2, 1] b = {1, 2}"},
+        C,
+        "2 entries",
+    ),
+    "einsum": ('y = Einsum<equation = "bij,bkj->bik">(x, x)', {}, I, ""),
+    "einsum with dots": ('y = Einsum<equation = "...ij,jk->...ik">(x, w)', {"weights": safety_models.square("w", 6, 2)}, I, ""),
+    "einsum implicit": ('y = Einsum<equation = "bij,j">(x, w)', {"weights": vector("w", 6)}, I, ""),
+    "einsum sums rows": ('y = Einsum<equation = "bij->ij">(x)', {}, C, "sums over the axis"),
+    "einsum pairs rows": ('y = Einsum<equation = "aij,bij->ab">(x, x)', {}, C, "every row with every other"),
+    "einsum with position": ('y = Einsum<equation = "bi,b->bi">(x, w)', {**FLAT, "weights": vector("w", 2)}, C, "2 entries"),
+    # windows
+    "conv": (
+        "y = Conv<pads = [1, 1, 1, 1], group = 4>(x, w)",
+        {**IMAGE, "weights": "float[4, 1, 3, 3] w = {" + ", ".join(["1", "2", "0"] * 12) + "}"},
+        I,
+        "",
+    ),
+    "conv with weights of rows": (
+        "y = Conv(w, x)",
+        {"inputs": "float[batch, 1, 1, 1] x", "weights": "float[1, 1, 2, 2] w = {1, 2, 3, 4}"},
+        C,
+        "applies what rows say",
+    ),
+    "conv with rows as channels": (
+        "t = Transpose<perm = [1, 0, 2]>(x) y = Conv(t, w)",
+        {"weights": "float[1, 1, 1] w = {2}"},
+        C,
+        "joins entries along axis 1",
+    ),
+    "transposed conv": (
+        "y = ConvTranspose<strides = [2, 2]>(x, w)",
+        {**IMAGE, "weights": "float[4, 1, 1, 1] w = {1, 2, 3, 4}"},
+        I,
+        "",
+    ),
+    "pool": ("y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x)", IMAGE, I, ""),
+    "pool's indices count all rows": ("p, y = MaxPool<kernel_shape = [2, 2]>(x)", IMAGE, C, "positions"),
+    "global pool": ("y = GlobalAveragePool(x)", IMAGE, I, ""),
+    "resize": ("y = Resize(x, , s)", {**IMAGE, "weights": "float[4] s = {1, 1, 2, 2}"}, I, ""),
+    "resize rows": ("y = Resize(x, , s)", {**IMAGE, "weights": "float[4] s = {2, 1, 1, 1}"}, C, "scales axis 0"),
+    "resize to a size": (
+        N1 + "a = Concat<axis = 0>(n1, r) y = Resize(x, , , a)",
+        {**IMAGE, "weights": "int64[3] r = {4, 3, 9}"},
+        I,
+        "",
+    ),
+    "resize one ratio": (
+        N1 + 'a = Concat<axis = 0>(n1, r) y = Resize<keep_aspect_ratio_policy = "not_larger">(x, , , a)',
+        {**IMAGE, "weights": "int64[3] r = {4, 3, 9}"},
+        U,
+        "one ratio",
+    ),
+    "depth to space": ("y = DepthToSpace<blocksize = 2>(x)", IMAGE, I, ""),
+    # shapes
+    "flatten": ("y = Flatten(x)", {}, I, ""),
+    "flatten from axis 0": ("y = Flatten<axis = 0>(x)", {}, I, ""),
+    "flatten from axis 2": ("y = Flatten<axis = 2>(x)", {}, I, ""),
+    "merge and split": (
+        "a = Reshape(x, m) b = Softmax(a) y = Reshape(b, s)",
+        {"weights": "int64[2] m = {-1, 6}, int64[3] s = {-1, 4, 6}"},
+        I,
+        "",
+    ),
+    "merge and normalise": (
+        "a = Reshape(x, m) b = Softmax<axis = 0>(a) y = Reshape(b, s)",
+        {"weights": "int64[2] m = {-1, 6}, int64[3] s = {-1, 4, 6}"},
+        C,
+        "'b' (Softmax)",
+    ),
+    "swap rows and heads": (
+        N1 + "t = Concat<axis = 0>(m, n1, w) y = Reshape(x, t)",
+        {"weights": "int64[1] m = {4}, int64[1] w = {6}"},
+        C,
+        "not kept together",
+    ),
+    "heads to the front": (
+        "t = Transpose<perm = [1, 0, 2]>(x) y = Reshape(t, m)",
+        {"weights": "int64[2] m = {-1, 6}"},
+        C,
+        "blocks of all rows",
+    ),
+    "heads to the front and back": (
+        N1
+        + "t = Transpose<perm = [1, 0, 2]>(x) a = Reshape(t, m) b = Relu(a) f = Concat<axis = 0>(h, n1, w) c = Reshape(b, f) "
+        "y = Transpose<perm = [1, 0, 2]>(c)",
+        {"weights": "int64[2] m = {-1, 6}, int64[1] h = {4}, int64[1] w = {6}"},
+        I,
+        "",
+    ),
+    "split the merged in another order": (
+        N1 + "t = Transpose<perm = [1, 0, 2]>(x) a = Reshape(t, m) f = Concat<axis = 0>(n1, h, w) y = Reshape(a, f)",
+        {"weights": "int64[2] m = {-1, 6}, int64[1] h = {4}, int64[1] w = {6}"},
+        C,
+        "not kept together",
+    ),
+    "cut rows": ("y = Reshape(x, m)", {"weights": "int64[2] m = {-1, 5}"}, C, "rows are cut"),
+    "cut rows in halves": ("y = Reshape(x, m)", {"weights": "int64[2] m = {-1, 12}"}, I, ""),
+    "join rows in pairs": ("y = Reshape(x, m)", {"weights": "int64[2] m = {-1, 48}"}, C, "rows are cut"),
+    "one number of rows": ("y = Reshape(x, m)", {"weights": "int64[2] m = {4, 24}"}, U, "some numbers of rows only"),
+    "zero copies": ("y = Reshape(x, m)", {"weights": "int64[2] m = {0, -1}"}, I, ""),
+    "transpose": ("y = Transpose<perm = [2, 0, 1]>(x)", {}, I, ""),
+    "squeeze": ("y = Squeeze(x, a)", {"inputs": "float[batch, 1, 3] x", "weights": "int64[1] a = {1}"}, I, ""),
+    "squeeze by attribute": ("y = Squeeze<axes = [1]>(x)", {"inputs": "float[batch, 1, 3] x", "opset": 11}, I, ""),
+    "squeeze whatever is one": ("y = Squeeze(x)", {"inputs": "float[batch, 1, 3] x"}, C, "for one row also axis 0"),
+    "squeeze the batch": (
+        "y = Squeeze(x, a)",
+        {"inputs": "float[batch, 3] x", "weights": "int64[1] a = {0}"},
+        C,
+        "one row only",
+    ),
+    "unsqueeze": ("y = Unsqueeze(x, a)", {"weights": "int64[2] a = {0, -1}"}, I, ""),
+    "expand to n": (
+        N1 + "t = Concat<axis = 0>(n1, w) e = Expand(r, t) y = Add(x, e)",
+        {**FLAT, "weights": "int64[1] w = {6}, " + vector("r", 6)},
+        I,
+        "",
+    ),
+    "zeros for each row": (
+        N1 + "t = Concat<axis = 0>(n1, w) e = ConstantOfShape(t) y = Add(x, e)",
+        {**FLAT, "weights": "int64[1] w = {6}"},
+        I,
+        "",
+    ),
+    "tile for each row": (
+        N1 + "e = Tile(w, n1) y = Reshape(e, m)",
+        {**FLAT, "weights": vector("w", 3) + ", int64[2] m = {-1, 3}"},
+        I,
+        "",
+    ),
+    "position": (
+        N1 + "one = Constant<value_int = 1>() r = Range(s0, n, one) f = Cast<to = 1>(r) y = Add(x, f)",
+        {"inputs": "float[batch] x"},
+        C,
+        "positions",
+    ),
+    "number of rows": (SHAPE + "f = Cast<to = 1>(n) y = Div(x, f)", {}, C, "the number of rows"),
+    "number of rows, cancelled": (SHAPE + "d = Sub(n, n) f = Cast<to = 1>(d) y = Add(x, f)", {}, I, ""),
+    "another size": (
+        SHAPE + "s1 = Constant<value_int = 1>() d = Gather(shape, s1) f = Cast<to = 1>(d) y = Div(x, f)",
+        {},
+        I,
+        "",
+    ),
+    "number as output": ("y = Shape(x)", {}, C, "number of rows"),
+    "one axis of the shape": ("y = Shape<start = 1>(x)", {"outputs": "int64 y"}, I, ""),
+    "unit matrix": ("e = EyeLike(x) y = Add(x, e)", FLAT, C, "positions"),
+    # places
+    "pick": ("y = Gather<axis = 1>(x, i)", {"weights": "int64[2] i = {0, -1}"}, I, ""),
+    "pick a row": ("y = Gather(x, i)", {"weights": "int64 i = {0}"}, C, "by position along axis 0"),
+    "embedding": ("y = Gather(w, x)", {"inputs": "int64[batch, 3] x", "weights": safety_models.square("w", 5, 2)}, I, ""),
+    "pick for each pair": (
+        "y = Gather<axis = 1>(x, i)",
+        {"inputs": "float[batch, 4] x, int64[batch] i"},
+        C,
+        "every other row names",
+    ),
+    "elements": ("y = GatherElements<axis = 1>(x, i)", {"inputs": "float[batch, 4] x, int64[batch, 2] i"}, I, ""),
+    "elements of rows": (
+        "y = GatherElements<axis = 0>(x, i)",
+        {"inputs": "float[batch, 4] x", "weights": "int64[1, 4] i = {0, 0, 0, 0}"},
+        C,
+        "by index along axis 0",
+    ),
+    "elements of a table": (
+        "y = GatherElements<axis = 0>(w, i)",
+        {"inputs": "int64[batch, 2] i", "weights": safety_models.square("w", 4, 2)},
+        I,
+        "",
+    ),
+    "elements at one's position": (
+        "y = GatherElements<axis = 1>(w, i)",
+        {"inputs": "int64[batch, 2] i", "weights": safety_models.square("w", 9, 4)},
+        C,
+        "by position",
+    ),
+    "nd": ("y = GatherND<batch_dims = 1>(x, i)", {"inputs": "float[batch, 4] x, int64[batch, 1] i"}, I, ""),
+    "nd of rows": (
+        "y = GatherND(x, i)",
+        {"inputs": "float[batch, 4] x", "weights": "int64[1, 1] i = {0}"},
+        C,
+        "by position along axis 0",
+    ),
+    "nd of a table": ("y = GatherND(w, i)", {"inputs": "int64[batch, 2] i", "weights": safety_models.square("w", 4, 4)}, I, ""),
+    "scatter": (
+        "y = ScatterElements<axis = 1>(x, i, u)",
+        {"inputs": "float[batch, 4] x, int64[batch, 2] i, float[batch, 2] u"},
+        I,
+        "",
+    ),
+    "scatter into rows": (
+        "y = ScatterElements<axis = 0>(x, i, u)",
+        {"inputs": "float[batch, 2] x", "weights": "int64[1, 2] i = {0, 0}, float[1, 2] u = {5, 6}"},
+        C,
+        "by index along axis 0",
+    ),
+    "scatter the first": (
+        "y = ScatterElements<axis = 1>(x, i, u)",
+        {"inputs": "float[batch, 2] x", "weights": "int64[1, 1] i = {0}, float[1, 1] u = {5}"},
+        C,
+        "by position",
+    ),
+    "scatter nd": (
+        "y = ScatterND(x, i, u)",
+        {"inputs": "float[batch, 2] x", "weights": "int64[1, 1] i = {0}, float[1, 2] u = {5, 6}"},
+        C,
+        "by position along axis 0",
+    ),
+    "slice": ("y = Slice(x, a, b, c)", {"weights": "int64[1] a = {1}, int64[1] b = {100}, int64[1] c = {2}"}, I, ""),
+    "slice by attributes": ("y = Slice<starts = [1], ends = [3], axes = [1]>(x)", {"opset": 9}, I, ""),
+    "slice rows": ("y = Slice(x, a, b)", {"weights": "int64[1] a = {0}, int64[1] b = {1}"}, C, "by position"),
+    "slice all rows": ("y = Slice(x, a, b)", {"weights": "int64[1] a = {0}, int64[1] b = {9223372036854775807}"}, I, ""),
+    "all but the last row": ("y = Slice(x, a, b)", {"weights": "int64[1] a = {0}, int64[1] b = {-1}"}, C, "by position"),
+    "reverse rows": (
+        "y = Slice(x, a, b, c, d)",
+        {"weights": "int64[1] a = {-1}, int64[1] b = {-9223372036854775807}, int64[1] c = {0}, int64[1] d = {-1}"},
+        C,
+        "by position",
+    ),
+    "slice as many as rows": (N1 + "one = Constant<value_ints = [1]>() y = Slice(x, zero, n1, one)", {}, C, "number of rows"),
+    "slice from n on": (N1 + "a = Concat<axis = 0>(x, x) end = Add(n1, n1) y = Slice(a, n1, end, zero)", {}, I, ""),
+    "table up to n": (
+        N1 + "t = Slice(w, zero, n1) y = Add(x, t)",
+        {"inputs": "float[batch, 2] x", "weights": safety_models.square("w", 9, 2)},
+        C,
+        "number of rows",
+    ),
+    "split": ("y, z = Split<axis = 1>(x, s)", {"weights": "int64[2] s = {1, 3}", "outputs": "float y, float z"}, I, ""),
+    "split by attribute": ("y, z = Split<axis = 1, split = [1, 3]>(x)", {"opset": 11, "outputs": "float y, float z"}, I, ""),
+    "split rows": ("y, z = Split<axis = 0>(x, s)", {"weights": "int64[2] s = {1, 3}"}, C, "by position"),
+    "twice and split again": (
+        "a = Concat<axis = 0>(x, x) b = Relu(a) y, z = Split<axis = 0, num_outputs = 2>(b)",
+        {"outputs": "float y, float z"},
+        I,
+        "",
+    ),
+    "twice": ("y = Concat<axis = 0>(x, x)", {}, C, "2 blocks of all rows"),
+    "concat": ("y = Concat<axis = 1>(x, x)", {}, I, ""),
+    "concat in front": (
+        "y = Concat<axis = 0>(w, x)",
+        {"inputs": "float[batch, 2] x", "weights": "float[1, 2] w = {1, 2}"},
+        C,
+        "their places shift",
+    ),
+    "class token for one image": (
+        "y = Concat<axis = 1>(w, x)",
+        {"inputs": "float[batch, 2] x", "weights": "float[1, 2] w = {1, 2}"},
+        U,
+        "one number of rows only",
+    ),
+    "pad": ("y = Pad(x, p)", {"weights": "int64[6] p = {0, 1, 0, 0, 0, 2}"}, I, ""),
+    "pad by attribute": ("y = Pad<pads = [0, 1, 0, 0, 0, 2]>(x)", {"opset": 9}, I, ""),
+    "pad by axes": ("y = Pad(x, p, , a)", {"weights": "int64[2] p = {1, 1}, int64[1] a = {-1}", "opset": 19}, I, ""),
+    "pad rows": ("y = Pad(x, p)", {"weights": "int64[6] p = {0, 0, 0, 1, 0, 0}"}, C, "places shift"),
+    "tile": ("y = Tile(x, r)", {"weights": "int64[3] r = {1, 2, 1}"}, I, ""),
+    "tile rows": ("y = Tile(x, r)", {"weights": "int64[3] r = {2, 1, 1}"}, C, "2 blocks of all rows"),
+    "reverse sequences": (
+        "y = ReverseSequence<batch_axis = 0, time_axis = 1>(x, l)",
+        {"inputs": "float[batch, 4] x, int64[batch] l"},
+        I,
+        "",
+    ),
+    "reverse sequences of known lengths": (
+        "y = ReverseSequence<batch_axis = 0, time_axis = 1>(x, l)",
+        {"inputs": "float[batch, 4] x", "weights": "int64[2] l = {1, 2}"},
+        C,
+        "position",
+    ),
+    # sequences of each row
+    "recurrent over rows": (
+        "y = RNN<hidden_size = 1>(x, w, r)",
+        {"inputs": "float[batch, 1, 2] x", "weights": "float[1, 1, 2] w = {1, 2}, float[1, 1, 1] r = {1}"},
+        C,
+        "carries its state along axis 0",
+    ),
+    "recurrent, batch first": (
+        "y, z = GRU<hidden_size = 1, layout = 1>(x, w, r)",
+        {
+            "inputs": "float[batch, 3, 2] x",
+            "weights": "float[1, 3, 2] w = {1, 2, 3, 4, 5, 6}, float[1, 3, 1] r = {1, 2, 3}",
+            "outputs": "float y, float z",
+        },
+        I,
+        "",
+    ),
+    "attention": ("y = Attention(x, x, x)", {"inputs": "float[batch, 2, 3, 4] x", "opset": 23}, I, ""),
+    "attention to a mask for each row": (
+        "y = Attention(x, x, x, m)",
+        {"inputs": "float[batch, 2, 3, 4] x, float[batch, 1, 3, 3] m", "opset": 23},
+        I,
+        "",
+    ),
+    # quantised
+    "quantise": ("y = QuantizeLinear(x, s)", {"outputs": "uint8 y", "weights": "float s = {0.1}"}, I, ""),
+    "quantise per channel": (
+        "y = QuantizeLinear<axis = 1>(x, s)",
+        {"outputs": "uint8 y", "weights": "float[4] s = {0.1, 0.2, 0.3, 0.4}"},
+        I,
+        "",
+    ),
+    "quantise per row": (
+        "y = QuantizeLinear<axis = 0>(x, s)",
+        {"weights": "float[4] s = {0.1, 0.2, 0.3, 0.4}"},
+        C,
+        "4 entries",
+    ),
+    "qlinear conv": (
+        "q = QuantizeLinear(x, s, z) c = QLinearConv(q, s, z, w, s, z, s, z) y = DequantizeLinear(c, s, z)",
+        {**IMAGE, "weights": "float s = {0.1}, uint8 z = {9}, uint8[1, 4, 1, 1] w = {1, 2, 3, 4}"},
+        I,
+        "",
+    ),
+    # random
+    "random": ("r = RandomNormalLike(x) y = Add(x, r)", {}, C, "random"),
+    "random of one shape": ("r = RandomNormal<shape = [1, 1, 6]>() y = Add(x, r)", {}, C, "random"),
+    "bernoulli": ("p = Sigmoid(x) y = Bernoulli(p)", {}, C, "random"),
+    "boxes": (
+        "b = Reshape(x, m) y = NonMaxSuppression(b, s)",
+        {"inputs": "float[batch, 1, 4] x", "weights": "int64[3] m = {0, 1, 4}, float[1, 1, 1] s = {1}"},
+        C,
+        "boxes of all rows",
+    ),
+    # sequences
+    "sequence": ("s = SequenceConstruct(x, x) y = ConcatFromSequence<axis = 1>(s)", {}, I, ""),
+    "sequence on a new axis": ("s = SequenceConstruct(x, x) y = ConcatFromSequence<axis = 0, new_axis = 1>(s)", {}, I, ""),
+    "sequence at": ("r = Relu(x) s = SequenceConstruct(x, r) i = Constant<value_int = -1>() y = SequenceAt(s, i)", {}, I, ""),
+    "cut in a sequence": ("s = SplitToSequence<axis = 1>(x) i = Constant<value_int = 1>() y = SequenceAt(s, i)", {}, I, ""),
+    "rows in a sequence": (
+        "s = SplitToSequence<axis = 0>(x) i = Constant<value_int = 0>() y = SequenceAt(s, i)",
+        {},
+        C,
+        "holds the rows",
+    ),
+    "how long a sequence": ("s = SequenceConstruct(x, x) y = SequenceLength(s)", {"outputs": "int64 y"}, I, ""),
+    # control flow
+    "if by a constant": (
+        "c = Constant<value = bool {1}>() y = If(c) <then_branch = t () => (float u) { u = Relu(x) }, else_branch = e () => (float v) { v = Softmax<axis = 0>(x) }>",
+        {},
+        I,
+        "",
+    ),
+    "if by an input": (
+        "y = If(c) <then_branch = t () => (float u) { u = Relu(x) }, else_branch = e () => (float v) { v = Neg(x) }>",
+        {"inputs": "float[batch, 3] x, bool c"},
+        I,
+        "",
+    ),
+    "if with a coupled branch": (
+        "y = If(c) <then_branch = t () => (float u) { u = Relu(x) }, else_branch = e () => (float v) { v = Softmax<axis = 0>(x) }>",
+        {"inputs": "float[batch, 3] x, bool c"},
+        C,
+        "'v' (Softmax)",
+    ),
+    "if by rows": (
+        "s = ReduceMax<keepdims = 0>(x) c = Cast<to = 9>(s) y = If(c) <then_branch = t () => (float u) { u = Relu(x) }, else_branch = e () => (float v) { v = Neg(x) }>",
+        {},
+        C,
+        "reduces axis 0",
+    ),
+    "if by the number of rows": (
+        SHAPE
+        + "one = Constant<value_int = 1>() c = Equal(n, one) y = If(c) <then_branch = t () => (float u) { u = Relu(x) }, else_branch = e () => (float v) { v = Neg(x) }>",
+        {},
+        C,
+        "number of rows",
+    ),
+    "if by another size": (
+        SHAPE
+        + "one = Constant<value_int = 1>() d = Gather(shape, one) c = Equal(d, one) y = If(c) <then_branch = t () => (float u) { u = Softmax<axis = 0>(x) }, else_branch = e () => (float v) { v = Neg(x) }>",
+        {},
+        I,
+        "",
+    ),
+    "loop": (
+        "m = Constant<value_int = 3>() c = Constant<value = bool {1}>() y = Loop(m, c, x) <body = b (int64 i, bool ci, float[r, 4, 6] s) => (bool co, float[r, 4, 6] t) { co = Identity(ci) t = Softmax(s) }>",
+        {},
+        I,
+        "",
+    ),
+    "loop couples later": (
+        "m = Constant<value_int = 3>() c = Constant<value = bool {1}>() r = Relu(x) q, y = Loop(m, c, x, r) <body = b (int64 i, bool ci, float s, float u) => (bool co, float t, float v) { co = Identity(ci) t = Softmax<axis = 0>(s) v = Add(u, s) }>",
+        {},
+        C,
+        "Softmax",
+    ),
+    "loop that stops by rows": (
+        "m = Constant<value_int = 3>() c = Constant<value = bool {1}>() y = Loop(m, c, x) <body = b (int64 i, bool ci, float s) => (bool co, float t) { w = ReduceMax<keepdims = 0>(s) co = Cast<to = 9>(w) t = Neg(s) }>",
+        {},
+        C,
+        "ReduceMax",
+    ),
+    "loop as often as rows": (
+        SHAPE
+        + "c = Constant<value = bool {1}>() y = Loop(n, c, x) <body = b (int64 i, bool ci, float s) => (bool co, float t) { co = Identity(ci) t = Add(s, s) }>",
+        {},
+        C,
+        "number of rows",
+    ),
+    "loop that collects": (
+        "m = Constant<value_int = 3>() c = Constant<value = bool {1}>() z, y = Loop(m, c, x) <body = b (int64 i, bool ci, float s) => (bool co, float t, float o) { co = Identity(ci) t = Relu(s) o = Neg(s) }>",
+        {},
+        I,
+        "",
+    ),
+    "scan along time": (
+        "t = Transpose<perm = [1, 0, 2]>(x) z = Gather<axis = 1>(x, i) h, y = Scan<num_scan_inputs = 1, body = b (float[r, 6] s, float[r, 6] e) => (float[r, 6] u, float[r, 6] o) { u = Add(s, e) o = Relu(u) }>(z, t)",
+        {"weights": "int64 i = {0}"},
+        I,
+        "",
+    ),
+    "scan along rows": (
+        "h, y = Scan<num_scan_inputs = 1, body = b (float[6] s, float[6] e) => (float[6] u, float[6] o) { u = Add(s, e) o = Identity(u) }>(w, x)",
+        {**FLAT, "weights": vector("w", 6)},
+        C,
+        "carries its state along axis 0",
+    ),
+    # functions and others
+    "function": (
+        "y = local.f<a = 1>(x)",
+        {"functions": '<domain: "local", opset_import: ["": 20]> f<a>(v) => (w) { w = Softmax<axis: int = @a>(v) }'},
+        I,
+        "",
+    ),
+    "function with another attribute": (
+        "y = local.f<a = 0>(x)",
+        {"functions": '<domain: "local", opset_import: ["": 20]> f<a>(v) => (w) { w = Softmax<axis: int = @a>(v) }'},
+        C,
+        "Softmax",
+    ),
+    "function of its own opset": (
+        "y = local.f(x)",
+        {
+            "functions": '<domain: "local", opset_import: ["": 11]> f(v) => (w) { t = Transpose<perm = [1, 0, 2]>(v) w = Softmax<axis = 0>(t) }'
+        },
+        C,
+        "Softmax",
+    ),
+    "unknown operator": ("y = elsewhere.Magic(x)", {"domain": "elsewhere"}, U, "no operator of the domain 'elsewhere'"),
+}
+# Those that ONNX Runtime cannot run on its CPU, or not with the rows of these tests.
+NOT_RUN = {"group norm", "recurrent, batch first", "function of its own opset", "unknown operator"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rule(case):
+    body, options, verdict, reason = CASES[case]
+    model = parsed(body, **options)
+    axes = {value.name: None for value in model.graph.input if not value.type.tensor_type.shape.dim}
+    safety = analyse(model, batch_axis=axes) if case in NOT_RUN or verdict != I else assert_truth(model, batch_axis=axes)
+    assert safety.verdict == verdict, str(safety)
+    said = [output for output in safety.outputs if output.verdict == verdict]
+    assert reason in said[0].reason
+    assert (said[0].node is None) == (verdict == I)
+
+
+@pytest.mark.parametrize("make", ["encoder", "vision", "recurrent", "detector", "quantised"])
+def test_everyday_model(make):
+    safety = assert_truth(getattr(safety_models, make)())
+    assert safety.verdict == I, str(safety)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_states_are_as_many_as_the_rows(kind):
+    safety = assert_truth(safety_models.recurrent(kind))
+    assert safety.verdict == I, str(safety)
+
+
+def test_scale_from_the_whole_tensor_couples():
+    safety = analyse(safety_models.quantised(dynamic=True))
+    assert safety.verdict == C
+    assert "(DynamicQuantizeLinear) takes one scale from the least and the largest entry of all rows" in str(safety)
+
+
+LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
+def test_light_model(path):
+    safety = analyse(path)
+    assert safety.verdict == I, str(safety)
+    assert safety.inputs[0].axis == 0
+
+
+def test_there_are_light_models():
+    assert len(LIGHT) == 9
+
+
+# ------------------------------------------------------------------------------------------------- operators, one and all
+
+
+def test_no_operator_is_forgotten():
+    schemas = {(schema.domain, schema.name) for schema in onnx.defs.get_all_schemas_with_history()}
+    known = {("", name) for name in RULES} | {("ai.onnx.ml", name) for name in ML_RULES}
+    assert schemas - known - set(NOT_ANALYSED) == set()
+    assert known & set(NOT_ANALYSED) == set()
+
+
+def test_every_reason_and_role_belongs_to_an_operator():
+    schemas = {(schema.domain, schema.name) for schema in onnx.defs.get_all_schemas_with_history()}
+    named = {("", name) for name in (*RULES, *PLACES, *UNREAD)} | set(NOT_ANALYSED)
+    later = {("", "CausalConvWithState"), ("", "LinearAttention"), ("", "SwiGLU"), ("", "CumProd"), ("", "BitCast")}
+    later |= {("ai.onnx.preview", "FlexAttention"), ("", "Swish"), ("", "TensorScatter")}  # that an older onnx may lack
+    assert named - schemas - later == set()
+    assert set(FOLLOWED) <= set(RULES) | set(ML_RULES)
