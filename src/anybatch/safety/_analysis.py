@@ -15,7 +15,7 @@ from anybatch._tensors import TensorSpec
 from anybatch.safety._axes import certainty_of, other_assignments
 from anybatch.safety._domain import Blame, Rows, Value
 from anybatch.safety._engine import analyse_graph, label
-from anybatch.safety._result import BatchAxis, OutputSafety, Safety, Step
+from anybatch.safety._result import BatchAxis, Certainty, OutputSafety, Safety, Step, Verdict
 from anybatch.safety._sizes import ONE, N, Size
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ def analyse(
 ) -> Safety:
     """Prove, without running it, whether the rows of an ONNX model depend on one another.
 
-    Where the model does not say which axis carries rows and there are several candidates, each is tried, and the first is
-    taken under which all outputs are independent. A model whose batch size is fixed is analysed as it is once that size has
-    been freed; where it cannot be, all outputs are unknown. Initializers that are listed as inputs count as constants, since
-    a run cannot replace them. Only the model itself is read, never its external data.
+    The batch axes are those of `read_model_spec`. Where that finds several candidates, each is tried, and the first is taken
+    under which all outputs are independent, else the first: the verdict is one on the axes that it names.
+
+    A fixed batch size is freed first; where it cannot be, all outputs are unknown. Initializers that are listed as inputs
+    count as constants, since a run cannot replace them. External data is never read.
 
     Args:
         model: a file, the bytes of one, or an onnx.ModelProto; it is not modified.
@@ -46,22 +47,20 @@ def analyse(
     tensors = declared_tensors(proto)
     axes.check_names((*tensors[0], *tensors[1]))
     try:
-        first = _analysed(proto, axes, axes)
-        if first.verdict == "independent":
-            return first
+        return _analysed(proto, axes, axes)
     except ModelError as error:
-        first, reason = None, error
-    for others in other_assignments(*tensors, axes, first):
+        ambiguous = error
+    tried: list[Safety] = []
+    for others in other_assignments(*tensors, axes):
         try:
-            found = _analysed(proto, others, axes)
+            tried.append(_analysed(proto, others, axes))
         except ModelError:
             continue
-        if found.verdict == "independent":
-            return found
-        first = first or found
-    if first is None:
-        raise reason
-    return first
+        if tried[-1].verdict == "independent":
+            return tried[-1]
+    if not tried:
+        raise ambiguous
+    return tried[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +88,13 @@ def _analysed(model: onnx.ModelProto, axes: BatchAxes, told: BatchAxes) -> Safet
         except ModelError as error:
             reasons = [f"the batch size is fixed to {batch} and cannot be freed: {error}"] * len(outputs)
             return Safety(found, tuple(_not_freed(t, r) for t, r in zip(spec.outputs, reasons, strict=True)))
-        spec, _ = find_spec(*declared_tensors(model), axes)
-    values = analyse_graph(model, {tensor.name: input_value(tensor, spec.inputs) for tensor in spec.inputs})
+        inputs, outputs = declared_tensors(model)
+        spec, _ = find_spec(inputs, outputs, axes)
+    shaped = {value.name for value in model.graph.input if value.type.tensor_type.HasField("shape")}
+    pairs = list(zip(spec.inputs, inputs, strict=True))
+    batch_symbols = {symbol_of(has.dims[each.batch_axis]) for each, has in pairs if each.batch_axis is not None} - {""}
+    known = {each.name: input_value(each, batch_symbols) if each.name in shaped else Value() for each in spec.inputs}
+    values = analyse_graph(model, known)
     assigned = _Assigned(model, told, spec.inputs, spec.outputs, guessed)
     paths = _Paths(model, values)
     return Safety(found, tuple(_judged(assigned, tensor, values[tensor.name], paths) for tensor in spec.outputs))
@@ -100,9 +104,8 @@ def _not_freed(tensor: TensorSpec, reason: str) -> OutputSafety:
     return OutputSafety(tensor.name, "unknown", None, reason, (), tensor.batch_axis, tensor.rows_per_row, "guessed")
 
 
-def input_value(tensor: TensorSpec, tensors: Sequence[TensorSpec]) -> Value:
-    """Return what is known of an input by its spec."""
-    batch = {symbol_of(each.shape[each.batch_axis]) for each in tensors if each.batch_axis is not None} - {""}
+def input_value(tensor: TensorSpec, batch: set[str]) -> Value:
+    """Return what is known of an input by its spec and the symbols of the batch axes."""
     shape = []
     for axis, dim in enumerate(tensor.shape):
         if axis == tensor.batch_axis:
@@ -124,29 +127,29 @@ def _mentions(dim: str, symbols: set[str]) -> bool:
 
 
 def _judged(assigned: _Assigned, tensor: TensorSpec, value: Value, paths: _Paths) -> OutputSafety:
-    chain = paths.to(tensor.name)
+    """Return the verdict on one output."""
     if value.blame is not None:
-        blame = value.blame
-        verdict = "coupled" if blame.coupled else "unknown"
-        axis, certainty = tensor.batch_axis, "guessed"
-        return OutputSafety(tensor.name, verdict, blame.node or None, blame.reason, chain, axis, tensor.rows_per_row, certainty)  # type: ignore[arg-type]
-    problem = _misplaced(assigned, tensor, value)
-    rows = value.rows
-    per_row = (rows.per_row.constant or 1) if rows is not None else 1
-    axis = None if rows is None else rows.axis
-    certainty = "told" if tensor.name in assigned.told.axis else "proven"
-    node = paths.maker(tensor.name)
-    if problem is not None:
-        return OutputSafety(tensor.name, problem[0], node, problem[1], chain, axis, per_row, certainty)  # type: ignore[arg-type]
-    reason = (
-        f"{tensor.name!r} depends on no row"
-        if rows is None
-        else f"row i of {tensor.name!r} depends on row i alone, in the same way for every i and every number of rows"
-    )
-    return OutputSafety(tensor.name, "independent", None, reason, chain, axis, per_row, certainty)  # type: ignore[arg-type]
+        verdict: Verdict = "coupled" if value.blame.coupled else "unknown"
+        node, reason = value.blame.node or None, value.blame.reason
+        axis, per_row = tensor.batch_axis, tensor.rows_per_row
+    else:
+        verdict, reason = _misplaced(assigned, tensor, value) or ("independent", _independence(tensor.name, value.rows))
+        node = None if verdict == "independent" else paths.maker(tensor.name)
+        axis = None if value.rows is None else value.rows.axis
+        per_row = 1 if value.rows is None else value.rows.per_row.constant or 1
+    certainty: Certainty = "proven" if verdict == "independent" else "guessed"
+    if tensor.name in assigned.told.axis:
+        certainty = "told"
+    return OutputSafety(tensor.name, verdict, node, reason, paths.to(tensor.name), axis, per_row, certainty)
 
 
-def _misplaced(assigned: _Assigned, tensor: TensorSpec, value: Value) -> tuple[str, str] | None:
+def _independence(name: str, rows: Rows | None) -> str:
+    if rows is None:
+        return f"{name!r} depends on no row"
+    return f"row i of {name!r} depends on row i alone, in the same way for every i and every number of rows"
+
+
+def _misplaced(assigned: _Assigned, tensor: TensorSpec, value: Value) -> tuple[Verdict, str] | None:
     """Return a verdict and its reason where an output's rows are not where they are expected, though each is on its own."""
     name, rows = tensor.name, value.rows
     if value.items is not None:

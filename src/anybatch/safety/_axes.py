@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from anybatch._onnx_spec import BatchAxes, DeclaredTensor, names_batch, symbol_of
 from anybatch._tensors import Dim, TensorSpec
-from anybatch.safety._result import Certainty, Safety
+from anybatch.safety._result import Certainty
 
 
 def certainty_of(tensor: TensorSpec, declared: DeclaredTensor, inputs: Sequence[DeclaredTensor], told: BatchAxes) -> Certainty:
@@ -29,14 +29,9 @@ def _same(dim: Dim, dims: Sequence[Dim]) -> bool:
 
 
 def other_assignments(
-    inputs: Sequence[DeclaredTensor], outputs: Sequence[DeclaredTensor], told: BatchAxes, first: Safety | None
+    inputs: Sequence[DeclaredTensor], outputs: Sequence[DeclaredTensor], told: BatchAxes
 ) -> Iterator[BatchAxes]:
-    """Yield what else the batch axes could be: by each free dimension and, where there is none, by each size of axis 0.
-
-    Nothing is yielded where the model's own names tell, so that a coupled model is not read in another way.
-    """
-    if first is not None and any(each.certainty in ("told", "named") for each in first.inputs):
-        return
+    """Yield what the batch axes could be: by each free dimension and, where there is none, by each size of axis 0."""
     symbols = dict.fromkeys(
         symbol_of(dim) for rank in range(8) for each in inputs for dim in each.dims[rank : rank + 1] if not isinstance(dim, int)
     )
