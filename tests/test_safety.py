@@ -850,8 +850,17 @@ def test_one_output_is_judged_without_the_other():
 
 
 def test_the_shape_of_what_is_coupled_may_be_read():
-    model = parsed("z = Softmax<axis = 0>(x) s = Shape(x) y = Reshape(x, s)", outputs="float y")
+    model = parsed("z = Softmax<axis = 0>(x) w = Transpose<perm = [0, 2, 1]>(z) s = Shape(w) y = Reshape(x, s)")
     assert analyse(model).verdict == IND
+
+
+def test_the_shape_of_what_depends_on_content_may_not():
+    model = parsed("z = NonZero(x) s = Shape(z) y = Reshape(x, s)", inputs="float[batch, 4] x")
+    assert analyse(model).verdict != IND
+    model = parsed(
+        "c = Cast<to = 9>(v) z = Compress<axis = 0>(x, c) t = Relu(z) y = Shape(t)", inputs="float[batch, 4] x, float[batch] v"
+    )
+    assert analyse(model).verdict != IND
 
 
 def test_a_function_that_calls_itself():

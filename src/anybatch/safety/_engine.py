@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import onnx
 
 from anybatch.safety._call import Call, CoupledError, StoppedError
-from anybatch.safety._domain import Blame, Value, from_entries, from_tensor
+from anybatch.safety._domain import Blame, Shape, Value, from_entries, from_tensor
 from anybatch.safety._entries import evaluate
 from anybatch.safety._operators import BODIES, FOLLOWED, MAKES_ROWS, ML_RULES, NOT_ANALYSED, PLACES, RULES, SEQUENCES, UNREAD
 from anybatch.safety._sizes import N, Size
@@ -104,11 +104,49 @@ def _run(node: onnx.NodeProto, scope: Scope, context: Context) -> list[Value]:
         if key in context.functions:
             return _run_function(node, context.functions[key], scope, context, key)
         call = _call(node, scope, context)
+    except StoppedError as error:
+        return [Value(blame=_blame(node, error))] * len(node.output)
+    try:
         return _checked(call, _apply(call))
     except (CoupledError, StoppedError) as error:
-        reason = f"{described(node)} {error}"
-        blame = Blame(isinstance(error, CoupledError), label(node), reason, next(iter(node.output), ""))
-        return [Value(blame=blame)] * len(node.output)
+        return _blamed(call, _blame(node, error))
+
+
+def _blame(node: onnx.NodeProto, error: CoupledError | StoppedError) -> Blame:
+    coupled = isinstance(error, CoupledError)
+    return Blame(coupled, label(node), f"{described(node)} {error}", next(iter(node.output), ""))
+
+
+def _blamed(call: Call, blame: Blame) -> list[Value]:
+    """Return outputs of which only the shape may be known: what reads no more than that is on safe ground again."""
+    shapes = _shapes(call) if call.node.op_type not in BODIES else []
+    missing: list[Shape | None] = [None] * call.outputs
+    return [Value(shape, blame=blame) for shape in [*shapes, *missing][: call.outputs]]
+
+
+def _shapes(call: Call) -> list[Shape | None]:
+    """Return the shapes of a node's outputs where they follow from those of its inputs and from nothing in them."""
+    places = PLACES.get(call.node.op_type, ())
+    inputs = [
+        value if value is None or index in places else Value(value.shape, entries=value.entries)
+        for index, value in enumerate(call.inputs)
+    ]
+    if any(value is not None and (value.blame or value.items or value.shape is None) for value in inputs):
+        return []
+    try:
+        made = _rule(call)(replace(call, inputs=tuple(inputs)))
+    except (CoupledError, StoppedError):
+        return []
+    known = {name for value in inputs if value is not None for size in _sizes_in(value) for name in size.atoms}
+    return [
+        value.shape if all(size.known and size.atoms <= known for size in value.shape or ()) else None
+        for value in (made if isinstance(made, list) else [made])
+    ]
+
+
+def _sizes_in(value: Value) -> list[Size]:
+    entries = [] if value.entries is None else [entry for entry in value.entries.flat if isinstance(entry, Size)]
+    return [*(value.shape or ()), *entries]
 
 
 def _call(node: onnx.NodeProto, scope: Scope, context: Context) -> Call:
@@ -160,8 +198,9 @@ def _run_function(node: onnx.NodeProto, function: onnx.FunctionProto, scope: Sco
 def _apply(call: Call) -> list[Value]:
     rule, op = _rule(call), call.node.op_type
     data, places = _roles(call)
-    for value in sorted((value for value in data + places if value.blame), key=lambda value: not _coupled(value)):
-        return [Value(blame=value.blame)] * call.outputs
+    blames = [value.blame for value in data + places if value.blame is not None]
+    if blames:
+        return _blamed(call, next((blame for blame in blames if blame.coupled), blames[0]))
     if op not in SEQUENCES and any(value.items is not None for value in data + places):
         raise StoppedError("takes a sequence where a tensor is expected")
     if op not in BODIES:
@@ -179,10 +218,6 @@ def _apply(call: Call) -> list[Value]:
     if op not in BODIES and any(value.rows for value in data) and any(value.common and value.items is None for value in made):
         raise StoppedError("reads rows and makes what holds none")  # no rule should claim that
     return _with_entries(call, made)
-
-
-def _coupled(value: Value) -> bool:
-    return value.blame is not None and value.blame.coupled
 
 
 def _rule(call: Call) -> Any:

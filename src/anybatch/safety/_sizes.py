@@ -51,6 +51,10 @@ class Size:
         return self.terms is None or any(ROWS in mono for mono in self.terms)
 
     @property
+    def atoms(self) -> set[str]:
+        return {name for mono in self.terms or () for name in mono}
+
+    @property
     def per_row(self) -> Size | None:
         """What n is multiplied with, where this is a product with n; else None."""
         if not self.terms or any(mono.count(ROWS) != 1 for mono in self.terms):
