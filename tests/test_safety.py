@@ -875,6 +875,23 @@ def test_a_tensor_that_nobody_makes():
     assert safety.outputs[0].reason == "tensor 'missing' is used, and no node before makes it"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Resize(x, , s)",
+        "y = Transpose<perm = [0, 7]>(x)",
+        "y = Concat<axis = 9>(x, x)",
+        "y = Softmax<axis = 5>(x)",
+        "y = Pad(x, s)",
+        "y = Gemm(x)",
+    ],
+)
+def test_a_node_that_is_not_as_its_operator(body):
+    safety = analyse(parsed(body, weights="int64[1] s = {1}"))
+    assert safety.verdict == U
+    assert safety.outputs[0].node == "y"
+
+
 def test_an_old_operator_set():
     safety = analyse(parsed("y = Relu(x)", opset=6))
     assert "is of operator set 6; those from 7 on are analysed" in safety.outputs[0].reason

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import onnx
 
-from anybatch.safety._call import Call, CoupledError, StoppedError
+from anybatch.safety._call import Call, CoupledError, Rule, StoppedError
 from anybatch.safety._domain import Blame, Shape, Value, from_entries, from_tensor
 from anybatch.safety._entries import evaluate
 from anybatch.safety._operators import BODIES, FOLLOWED, MAKES_ROWS, ML_RULES, NOT_ANALYSED, PLACES, RULES, SEQUENCES, UNREAD
@@ -134,14 +134,11 @@ def _shapes(call: Call) -> list[Shape | None]:
     if any(value is not None and (value.blame or value.items or value.shape is None) for value in inputs):
         return []
     try:
-        made = _rule(call)(replace(call, inputs=tuple(inputs)))
+        made = _made(_rule(call), replace(call, inputs=tuple(inputs)))
     except (CoupledError, StoppedError):
         return []
     known = {name for value in inputs if value is not None for size in _sizes_in(value) for name in size.atoms}
-    return [
-        value.shape if all(size.known and size.atoms <= known for size in value.shape or ()) else None
-        for value in (made if isinstance(made, list) else [made])
-    ]
+    return [value.shape if all(size.known and size.atoms <= known for size in value.shape or ()) else None for value in made]
 
 
 def _sizes_in(value: Value) -> list[Size]:
@@ -209,18 +206,26 @@ def _apply(call: Call) -> list[Value]:
         if not any(value.rows for value in data) and any(value.counts for value in data + hidden):
             return _with_entries(call, [Value(counts=True)] * call.outputs)
     try:
-        made = rule(call)
+        made = _made(rule, call)
     except StoppedError:
         if op in BODIES or not all(value is None or value.common for value in call.inputs):
             raise
         made = [Value()] * call.outputs  # whatever it is, no row and no number of rows changes it
-    made = (made if isinstance(made, list) else [made])[: call.outputs]
     if op not in BODIES and any(value.rows for value in data) and any(value.common and value.items is None for value in made):
         raise StoppedError("reads rows and makes what holds none")  # no rule should claim that
     return _with_entries(call, made)
 
 
-def _rule(call: Call) -> Any:
+def _made(rule: Rule, call: Call) -> list[Value]:
+    try:
+        made = rule(call)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Rules trust a node to be as its operator is defined; models come from anywhere.
+        raise StoppedError(f"does not fit the definition of its operator: {error}") from error
+    return (made if isinstance(made, list) else [made])[: call.outputs]
+
+
+def _rule(call: Call) -> Rule:
     domain, op = _domain(call.node.domain), call.node.op_type
     if (domain, op) in NOT_ANALYSED:
         raise StoppedError(NOT_ANALYSED[domain, op])
