@@ -282,6 +282,18 @@ CASES = {
         C,
         "not kept together",
     ),
+    "two orders of the merged": (
+        "a = Reshape(x, m) t = Transpose<perm = [1, 0, 2]>(x) b = Reshape(t, m) y = Add(a, b)",
+        {"weights": "int64[2] m = {-1, 6}"},
+        C,
+        "in different orders",
+    ),
+    "repeated and laid flat": (
+        N1 + "nn = Add(n1, n1) t = Concat<axis = 0>(k, nn) e = Expand(w, t) y = Reshape(e, m)",
+        {"weights": "float[2, 1] w = {1, 2}, int64[1] m = {-1}, int64[1] k = {2}"},
+        C,
+        "blocks of all rows",
+    ),
     "cut rows": ("y = Reshape(x, m)", {"weights": "int64[2] m = {-1, 5}"}, C, "rows are cut"),
     "cut rows in halves": ("y = Reshape(x, m)", {"weights": "int64[2] m = {-1, 12}"}, IND, ""),
     "join rows in pairs": ("y = Reshape(x, m)", {"weights": "int64[2] m = {-1, 48}"}, C, "rows are cut"),
@@ -544,6 +556,13 @@ CASES = {
         C,
         "'v' (Softmax)",
     ),
+    "if by two sizes": (
+        "shape = Shape(x) i = Constant<value_int = 1>() d = Gather(shape, i) three = Constant<value_int = 3>() a = Equal(d, i) "
+        "b = Equal(d, three) c = And(a, b) " + either("Relu(x)", "Softmax<axis = 0>(x)"),
+        {"inputs": "float[batch, some] x"},
+        C,
+        "Softmax",
+    ),
     "if by rows": (
         "s = ReduceMax<keepdims = 0>(x) c = Cast<to = 9>(s) " + either("Relu(x)", "Neg(x)"),
         {},
@@ -583,6 +602,12 @@ CASES = {
         {},
         C,
         "ReduceMax",
+    ),
+    "loop that stops by the only row": (
+        THREE + looped("Neg(s)", ends="co = Cast<to = 9>(v)"),
+        {"inputs": "float[batch, 4, 6] x, float[batch] v"},
+        C,
+        "ends by the content of rows",
     ),
     "loop as often as rows": (
         SHAPE + "c = Constant<value = bool {1}>() m = Identity(n) " + looped("Add(s, s)"),

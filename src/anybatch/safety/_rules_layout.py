@@ -10,7 +10,7 @@ import numpy as np
 from anybatch.safety._broadcast import broadcast
 from anybatch.safety._call import Call, CoupledError, Rule, StoppedError, forbid
 from anybatch.safety._domain import Entries, Rows, Shape, Value, from_array, from_entries, from_tensor
-from anybatch.safety._sizes import ONE, ZERO, N, Size, product
+from anybatch.safety._sizes import ONE, ZERO, Size, product
 
 
 def reshape(call: Call) -> Value:
@@ -84,7 +84,7 @@ def _placed(rows: Rows, shape: Shape, target: Shape, axis: int) -> Rows | None:
     """Return where the rows are under the new shape: what stands before and after them stays as much."""
     outer = (product(shape[: rows.axis]) * rows.outer).exactly_divided(product(target[:axis]))
     inner = (product(shape[rows.axis + 1 :]) * rows.inner).exactly_divided(product(target[axis + 1 :]))
-    if outer is None or inner is None or outer * N * inner != target[axis]:
+    if outer is None or inner is None:
         return None
     # A repeated entry stays one only where the axis takes nothing in from its neighbours and gives them nothing.
     alone = product(shape[: rows.axis]) == product(target[:axis]) and shape[rows.axis] == target[axis]
