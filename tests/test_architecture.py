@@ -32,6 +32,7 @@ ORDER = [
     "_onnx_spec",
     "_artefacts",
     "_samples",
+    "_trial",
     "_calibration",
     "_drift",
     "_rebatch",
