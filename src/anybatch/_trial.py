@@ -21,6 +21,7 @@ made as small as it can be. No trial proves that rows are independent: it says w
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections import Counter
@@ -373,11 +374,17 @@ def _gears_to_try(batching: Batching) -> tuple[int, ...]:
 class _Bank:
     """Rows to make launches of: first the pool, whose answers are compared, then what only lies beside them.
 
+    Args:
+        spec: the model's inputs.
+        arrays: these rows, by input.
+        labels: what the first rows are called: their index among the caller's. The second half are companions of the first.
+        fills: what the rows behind them are.
+
     Attributes:
         names: of each row, for reports.
         pool: how many are in the pool.
-        fills: indices of what lies beside, by experiment.
-        labels: index of each row of the pool among the caller's.
+        others: indices of the companions.
+        fills: indices of what else lies beside, by experiment.
     """
 
     def __init__(
@@ -386,9 +393,10 @@ class _Bank:
         self.spec = spec
         self.arrays = dict(arrays)
         self.labels = list(labels)
-        self.pool = len(labels)
+        self.pool = len(labels) // 2
+        self.others = range(self.pool, len(labels))
         self.names = [f"row {label}" for label in labels] + list(fills)
-        self.fills = {fill: self.pool + index for index, fill in enumerate(fills)}
+        self.fills = {fill: len(labels) + index for index, fill in enumerate(fills)}
 
     def feed(self, slots: Sequence[int]) -> dict[str, Array]:
         """Return the inputs of a launch of these rows."""
@@ -401,7 +409,8 @@ class _Bank:
 
     def changed(self, share: float, rng: np.random.Generator) -> _Bank:
         """Return the bank with every float of the pool multiplied by up to that share more or less."""
-        arrays = dict(self.arrays)
+        bank = copy.copy(self)
+        bank.arrays = arrays = dict(self.arrays)
         for tensor in self.spec.inputs:
             if tensor.batch_axis is None or _finfo(tensor.dtype) is None:
                 continue
@@ -409,8 +418,6 @@ class _Bank:
             factors = 1 + share * rng.uniform(-1, 1, array.shape)
             with np.errstate(all="ignore"):
                 arrays[tensor.name] = (array.astype(_wide(tensor.dtype)) * factors).astype(tensor.dtype)
-        bank = _Bank(self.spec, arrays, self.labels, ())
-        bank.names, bank.fills = self.names, self.fills
         return bank
 
 
@@ -435,25 +442,25 @@ def _make_bank(
     batched = [tensor for tensor in spec.inputs if tensor.batch_axis is not None]
     has_floats = any(_finfo(tensor.dtype) is not None for tensor in batched)
     fills: list[Experiment] = ["noise", "zeros", *(_FLOAT_FILLS if has_floats else ())]
-    labels = list(range(pool))
+    labels = list(range(2 * pool))
     if given is not None:
         tensor = batched[0]
         rows = given[tensor.name].shape[tensor.batch_axis or 0] // tensor.rows_per_row
         order = rng.permutation(rows) if number else np.arange(rows)
-        labels = [int(order[i % rows]) for i in range(pool)]
+        labels = [int(order[i % rows]) for i in labels]
     arrays = {}
     for tensor in spec.inputs:
         if given is not None:
             source = given[tensor.name]
         else:
-            shape = list(tensor.shape_for(pool))
+            shape = list(tensor.shape_for(len(labels)))
             for axis, name in free_names(tensor).items():
                 shape[axis] = free[name]
             source = _values(tensor.dtype, [size or 0 for size in shape], number, rng)
         if tensor.batch_axis is None:
             arrays[tensor.name] = source.copy(order="C")
             continue
-        parts = [_take(tensor, source, labels if given is not None else range(pool))]
+        parts = [_take(tensor, source, labels)]
         one = list(parts[0].shape)
         one[tensor.batch_axis] = tensor.rows_per_row
         parts += [_fill(tensor.dtype, one, fill, source if given is not None else None, rng) for fill in fills]
@@ -582,7 +589,7 @@ class _Desk:
     def launch(self, bank: _Bank, layout: _Layout) -> dict[str, Array]:
         """Make a launch, and the one before it, and return what came back.
 
-        After a launch before it, it is offered arrays to write to, full of other values at each time, as left-overs are.
+        After another launch, it is offered arrays to write to that are full of values which depend on what that one held.
 
         Raises:
             _TimeUpError, _RefusedError.
@@ -593,9 +600,8 @@ class _Desk:
             self._launch(bank, layout.gear, layout.before, None)
             shapes = self._shapes.get((layout.gear, len(layout.slots)))
             if shapes:
-                out = {
-                    tensor.name: np.full(shapes[tensor.name], self.launches % 101, tensor.dtype) for tensor in self.spec.outputs
-                }
+                left = 0 if layout.before[0] == bank.fills["zeros"] else layout.before[0]
+                out = {tensor.name: np.full(shapes[tensor.name], left, tensor.dtype) for tensor in self.spec.outputs}
         results = self._launch(bank, layout.gear, layout.slots, out)
         self._shapes[layout.gear, len(layout.slots)] = {name: array.shape for name, array in results.items()}
         return results
@@ -866,9 +872,10 @@ class _Round:
             return
         if gear < 2:
             return
-        if experiment in ("companions", "repeats"):
-            shift = max(1, self._bank.pool // 2)
-            fill = [(slot + shift) % self._bank.pool for slot in straight] if experiment == "companions" else None
+        if experiment == "companions":
+            fill = [self._bank.others[i % len(self._bank.others)] for i in range(gear)]
+        elif experiment == "repeats":
+            fill = []
         elif experiment in self._bank.fills:
             fill = [self._bank.fills[experiment]] * gear
         else:
@@ -910,6 +917,8 @@ class _Round:
                 if row >= self._bank.pool:
                     continue
                 one, other = self._elsewhere(experiment, row, layout, position), _Place(layout, position)
+                if experiment in _BESIDE and not _is_tight(one, other):
+                    continue  # a row repeated is beside others here; whether its place matters is not the question
                 answers = clean if experiment == "history" else self._bases
                 answer = _row(seen.tensor, answers[one.layout.gear], one.position)
                 ratio = self._ratio(seen, row, answer, _row(seen.tensor, results, position), tight=_is_tight(one, other))
