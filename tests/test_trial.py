@@ -401,16 +401,18 @@ def test_class_numbers_that_flip_with_last_bits_are_not_blamed():
     """Scores in float16 flip classes from size to size; the classes come alone, so that no float tells why."""
     outputs = (TensorSpec("class", np.int64, (None,)), TensorSpec("above", np.bool_, (None, 5)))
 
+    classes = {}
+
     def compute(x, gear):
         y = sums_in_another_order(x, gear, np.float16)
+        for row, scores in zip(x, y, strict=True):
+            classes.setdefault(row.tobytes(), set()).add(int(np.argmax(np.nan_to_num(scores))))
         return {"class": np.argmax(y, axis=1), "above": y > 0.0}
 
-    flips = 0
-    for seed in range(20):
+    for seed in range(6):
         trial = attempt(Computed(compute, outputs, width=40), seed=seed)
         assert trial.verdict == "no influence seen", trial
-        flips += sum(output.explained for output in trial.outputs)
-    assert flips, "no class ever flipped, so nothing was shown"
+    assert any(len(seen) > 1 for seen in classes.values()), "no class ever flipped, so nothing was shown"
 
 
 def test_steps_in_floats_are_not_blamed():
@@ -517,7 +519,7 @@ def test_padding_that_the_session_refuses_is_left_out():
 
 
 def test_rows_that_the_session_refuses_are_left_out():
-    trial = attempt(Raising(lambda x, gear: gear == 8 and x.any() and (x >= 0).all() and (x <= 1).all()))
+    trial = attempt(Raising(lambda x, gear: gear == 8 and (x > 0).all() and (x < 1).all()))
     assert trial.verdict == "no influence seen" and "values between 0 and 1" in trial.refused
 
 
