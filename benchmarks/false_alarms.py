@@ -187,17 +187,17 @@ class Count:
     coupled: int = 0
     unknown: int = 0
     compared: int = 0
-    closest: float = 0.0
+    closest: tuple[float, str] = (0.0, "")
     explained: int = 0
 
-    def add(self, trial: Trial) -> None:
+    def add(self, trial: Trial, name: str) -> None:
         """Count one more."""
         self.trials += 1
         self.coupled += trial.verdict == "coupled"
         self.unknown += trial.verdict == "unknown"
         for output in trial.outputs:
             self.compared += output.compared
-            self.closest = max(self.closest, output.closest)
+            self.closest = max(self.closest, (output.closest, name))
             self.explained += output.explained
 
 
@@ -252,7 +252,7 @@ def main() -> int:
             if trial.verdict != "no influence seen":
                 failed.append(f"{label}, {name}, seed {seed}: {trial}")
             for each in (count, total):
-                each.add(trial)
+                each.add(trial, name)
         table.add_row(label, *figures(count))
     table.add_row("all", *figures(total), style="bold")
     Console(width=150).print(table)
@@ -269,7 +269,7 @@ def figures(count: Count) -> list[str]:
         f"{bound(count.coupled, count.trials):.2%}",
         str(count.unknown),
         str(count.explained),
-        f"{count.closest:.2f}",
+        f"{count.closest[0]:.2f} {count.closest[1]}",
     ]
 
 

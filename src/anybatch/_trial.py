@@ -543,11 +543,12 @@ class _Place(NamedTuple):
 
 @dataclass(slots=True)
 class _Seen:
-    """What is known of one output so far."""
+    """What is known of one output so far; `doubt` is why it is unknown unless it turns out to be coupled."""
 
     tensor: TensorSpec
     verdict: TrialVerdict = "no influence seen"
     reason: str = ""
+    doubt: str = ""
     example: Example | None = None
     compared: int = 0
     closest: float = 0.0
@@ -644,6 +645,8 @@ class _Desk:
         if verdict == "no influence seen":
             if self.error is not None:
                 verdict, reason = "unknown", f"{self.failed_in} raised {type(self.error).__name__}: {self.error}"
+            elif seen.doubt:
+                verdict, reason = "unknown", seen.doubt
             elif not seen.compared:
                 verdict, reason = "unknown", "the time was up before anything could be compared"
             else:
@@ -795,8 +798,7 @@ class _Round:
             with np.errstate(all="ignore"):
                 share = np.nanmedian([scale.tolerance(row, tight=False) / scale.size for row in range(self._bank.pool)])
             if share > _TOO_SENSITIVE:
-                seen.verdict = "unknown"
-                seen.reason = "so sensitive that last bits of its inputs change most of it, so nothing can be told"
+                seen.doubt = "so sensitive that last bits of its inputs change most of it, so nothing can be told"
 
     def _written_finely(self, tensor: TensorSpec) -> float:
         """Return the resolution of a shorter dtype that holds all of an output; 0 where none does."""
@@ -1003,24 +1005,31 @@ class _Round:
             return None
         if tight or seen.tensor.batch_axis is None:
             return pairs[-1]
-        if not self._can_change:
-            return pairs[-1] if self._is_common(seen, one, other) else None
-        unit = max(scale.unit, *(each.unit for each in self._scales.values()))
+        if self._can_change and self._explains(seen, one, pairs):
+            seen.explained += 1
+            return None
+        # Of integers nobody knows how finely that was computed which they came from, so one row proves nothing.
+        doubtful = not (scale.unit and self._can_change)
+        return None if doubtful and not self._is_common(seen, one, other) else pairs[-1]
+
+    def _explains(self, seen: _Seen, one: _Place, pairs: list[tuple[Array, Array]]) -> bool:
+        """Return whether last bits of a row change its answer as much as its answers differ; notes what they change."""
+        row = one.layout.slots[one.position]
+        scale = self._scales[seen.tensor.name]
+        unit = max(each.unit for each in self._scales.values())
         for turn in range(_MORE_CHANGES):
-            # Of integers nobody knows how finely that was computed which they came from.
             share = _COARSEST if turn % 2 and not scale.unit else _MORE_CHANGE * unit
             changed = self._desk.launch(self._bank.changed(share, self._rng), one.layout)
-            apart = _row(seen.tensor, changed, one.position)
-            if not apart.shape == pairs[0][0].shape == scale.sway[index].shape:
-                break
-            scale.sway[index] = np.maximum(scale.sway[index], _distance(pairs[0][0], apart))
+            answer = _row(seen.tensor, changed, one.position)
+            if not answer.shape == pairs[0][0].shape == scale.sway[row].shape:
+                return False
+            scale.sway[row] = np.maximum(scale.sway[row], _distance(pairs[0][0], answer))
             if self._ratio(seen, row, *pairs[-1], tight=False) <= 1:
-                seen.explained += 1
-                return None
-        return pairs[-1]
+                return True
+        return False
 
     def _is_common(self, seen: _Seen, one: _Place, other: _Place) -> bool:
-        """Return whether other rows differ there, too; one alone may have been on a threshold, which nothing here tells."""
+        """Return whether most rows differ there, too; else the output is unknown: they may have been on thresholds."""
         differ = 0
         for row in range(self._bank.pool):
             places = [
@@ -1028,13 +1037,11 @@ class _Round:
                 for place in (one, other)
             ]
             differ += self._differing(seen, *places) is not None
-            if differ >= max(2, self._bank.pool // 4):
+            if 2 * differ > self._bank.pool:
                 return True
-        seen.verdict = "unknown"
-        seen.reason = (
+        seen.doubt = (
             f"{self._bank.names[one.layout.slots[one.position]]} is answered differently at place {other.position} of a launch "
-            f"of {other.layout.gear}, other rows are not: last bits on a threshold could be the reason, but no input can be "
-            "changed by as little"
+            f"of {other.layout.gear}, most rows are not: last bits on a threshold could be the reason"
         )
         return False
 
