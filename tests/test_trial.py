@@ -272,6 +272,17 @@ def test_influence_that_needs_two_rows_keeps_both():
     assert example.other.rows.count("NaN") == 2
 
 
+def test_what_lies_beside_needlessly_is_given_back():
+    def row_0_answers_to_place_5(session, x, y, gear):
+        y = y.copy()
+        y[0] += np.isnan(x[5]).any() if gear == 8 else 0
+        return y
+
+    example = attempt(Spoilt(row_0_answers_to_place_5)).outputs[0].example
+    assert [i for i, row in enumerate(example.other.rows) if row == "NaN"] == [5]
+    assert example.cause == "what lies beside it, at place 5: NaN instead of zeros"
+
+
 def test_an_answer_whose_shape_depends_on_the_others_is_found():
     def as_long_as_the_longest(x, gear):
         return {"y": np.zeros((len(x), int(np.nanmax(np.abs(np.nan_to_num(x)).clip(0, 9)))), np.float32)}
@@ -413,6 +424,21 @@ def test_class_numbers_that_flip_with_last_bits_are_not_blamed():
         trial = attempt(Computed(compute, outputs, width=40), seed=seed)
         assert trial.verdict != "coupled", trial
     assert any(len(seen) > 1 for seen in classes.values()), "no class ever flipped, so nothing was shown"
+
+
+def test_a_step_that_last_bits_can_cross_is_explained():
+    """Each row has one value so near a step that another size is on its other side; a changed input shows that, too."""
+    x = np.random.default_rng(1).uniform(0.1, 0.9, (8, 6))
+    x[:, 2] = (np.arange(8) + 20.5) / 50 / (1 + 2e-7 * 6)
+
+    def compute(x, gear):
+        y = x[:, :5].astype(np.float64) * (1 + 2e-7 * gear)
+        return {"steps": np.nan_to_num(np.round(50 * y)).astype(np.int64), "y": y.astype(np.float32)}
+
+    session = Computed(compute, (TensorSpec("steps", np.int64, (None, 5)), SCORES))
+    trial = attempt(session, inputs={"x": x.astype(np.float32)})
+    assert trial.verdict == "no influence seen", trial
+    assert trial.outputs[0].explained and "their own last bits change as much" in trial.outputs[0].reason
 
 
 def test_steps_in_floats_are_not_blamed():

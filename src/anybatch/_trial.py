@@ -80,7 +80,7 @@ _TIGHT: Final = 4.0
 _LOOSE: Final = 64.0
 _LOOSE_COARSE: Final = 16.0  # where sums are kept finer than results are, as for float16: one rounding per operator
 _COARSE: Final = 2.0**-16
-_FLOOR: Final = 1 / 16  # of the whole output's root mean square: an element that is always near 0 came from larger terms
+_FLOOR: Final = 1 / 4  # of the whole output's root mean square: an element that is always near 0 came from larger terms
 _SWAY: Final = 8.0  # of what changing inputs by _CHANGE units changes
 _CHANGE: Final = 4.0
 _CHANGES: Final = 6
@@ -1055,8 +1055,7 @@ class _Round:
                 if smaller := self._differing(seen, *pair):
                     one, other, answers = *pair, smaller
                     break
-            else:
-                one, other, answers = self._without_needless(seen, one, other, answers)
+            one, other, answers = self._without_needless(seen, one, other, answers)
         except (_TimeUpError, _RefusedError) as ended:  # what was found is an example all the same
             if isinstance(ended, _TimeUpError):
                 raise
