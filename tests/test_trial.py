@@ -408,6 +408,19 @@ def test_another_order_of_additions_is_not_blamed_however_finely_it_adds(dtype):
     assert 0 < trial.outputs[0].closest <= 1
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+def test_another_order_of_additions_is_not_blamed_where_inputs_are_integers(dtype):
+    """No input can be changed a little; the last value is nothing but what two orders differ by."""
+
+    def compute(x, gear):
+        y = sums_in_another_order(x, gear, dtype)
+        y[:, 4] = y[:, 3] - sums_in_another_order(x, gear + 1, dtype)[:, 3]
+        return {"y": y.astype(np.float32)}
+
+    trial = attempt(Computed(compute, (SCORES,), dtype=np.dtype(np.int64), width=40))
+    assert trial.verdict == "no influence seen", trial
+
+
 def test_class_numbers_that_flip_with_last_bits_are_not_blamed():
     """Scores in bfloat16 flip classes from size to size; the classes come alone, so that no float tells why."""
     outputs = (TensorSpec("class", np.int64, (None,)), TensorSpec("above", np.bool_, (None, 5)))
