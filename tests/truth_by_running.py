@@ -275,6 +275,7 @@ class _Trials:
         self.inputs = inputs
         self.sizes = sizes
         self.places: list[tuple[int | None, int]] = []
+        self.kept: tuple[Any, list[Array]] = (None, [])
 
     def verdicts(self, trials: int) -> dict[str, Truth]:
         names = self.runner.outputs
@@ -317,7 +318,8 @@ class _Trials:
             rng = np.random.default_rng(100 + trial)
             rows = _drawn(self.inputs, rng, max(*self.sizes, ROWS), kinds[trial % len(kinds)])
             if trial == 0:
-                yield "the same request came out differently", (rows, everything), (rows, everything)
+                request = (rows, everything)
+                yield "the same request came out differently", request, request
             for n in self.sizes:
                 yield f"{n} rows differ from the same among {ROWS}", (rows, everything), (rows, list(range(n)))
             yield "rows in another order differ", (rows, everything), (rows, [3, 0, 4, 1, 2])
@@ -342,7 +344,10 @@ class _Trials:
         """Return the outputs in which rows of both requests differ, beyond what rounding explains."""
         requests = [_feeds(self.inputs, drawn, order) for drawn, order in (one, other)]
         try:
-            made = [self.runner.run(request) for request in requests]
+            again = one is other  # the same request twice; else the first is mostly the one before
+            if again or self.kept[0] is not one[0]:
+                self.kept = (one[0], self.runner.run(requests[0]))
+            made = [self.kept[1], self.runner.run(requests[1])]
         except _CannotRunError:  # on what was drawn: whether the numbers of rows run has been seen before
             return []
         wrong = [index for index in self._compare(made, one, other) if index not in decided]
