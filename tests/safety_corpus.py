@@ -578,4 +578,146 @@ def _entries() -> None:
     case("outputs", "n inputs for one sum over all", C, "float[n,4] x, float[n,4] z", "float y", "a = Mul(x, z)  y = ReduceSum<keepdims = 0>(a)")
 
 
+def _attention(x: str, y: str, tag: str, *, softmax: str = "axis = -1", swapped: bool = False) -> str:
+    """Multi-head attention of (n, s, 8) with two heads, with its shape arithmetic as torch exports it."""
+    heads = "heads, len_{0}, rows_{0}, width" if swapped else "rows_{0}, len_{0}, heads, width"
+
+    def projected(name: str) -> str:
+        return (
+            f"{name}m_{tag} = MatMul({x}, w{name})  {name}b_{tag} = Add({name}m_{tag}, b{name})  "
+            f"{name}c_{tag} = Concat<axis = 0>({heads.format(tag)})  {name}r_{tag} = Reshape({name}b_{tag}, {name}c_{tag})  "
+        )
+
+    return (
+        f"shape_{tag} = Shape({x})  r0_{tag} = Gather(shape_{tag}, i0)  rows_{tag} = Unsqueeze(r0_{tag}, front)  "
+        f"l0_{tag} = Gather(shape_{tag}, i1)  len_{tag} = Unsqueeze(l0_{tag}, front)  "
+        f"{projected('q')} {projected('k')} {projected('v')}"
+        f"q_{tag} = Transpose<perm = [0, 2, 1, 3]>(qr_{tag})  k_{tag} = Transpose<perm = [0, 2, 3, 1]>(kr_{tag})  "
+        f"v_{tag} = Transpose<perm = [0, 2, 1, 3]>(vr_{tag})  s_{tag} = MatMul(q_{tag}, k_{tag})  "
+        f"qs_{tag} = Shape(q_{tag})  d0_{tag} = Gather(qs_{tag}, i3)  d1_{tag} = Cast<to = 1>(d0_{tag})  d_{tag} = Sqrt(d1_{tag})  "
+        f"t_{tag} = Div(s_{tag}, d_{tag})  u_{tag} = Add(t_{tag}, bias)  p_{tag} = Softmax<{softmax}>(u_{tag})  "
+        f"o_{tag} = MatMul(p_{tag}, v_{tag})  ot_{tag} = Transpose<perm = [0, 2, 1, 3]>(o_{tag})  "
+        f"oc_{tag} = Concat<axis = 0>(rows_{tag}, len_{tag}, hidden)  or_{tag} = Reshape(ot_{tag}, oc_{tag})  "
+        f"om_{tag} = MatMul(or_{tag}, wo)  res_{tag} = Add({x}, om_{tag})  n_{tag} = LayerNormalization(res_{tag}, gamma, beta)  "
+        f"f1_{tag} = MatMul(n_{tag}, wf)  fe_{tag} = Div(f1_{tag}, root)  ff_{tag} = Erf(fe_{tag})  fp_{tag} = Add(ff_{tag}, unit)  "
+        f"fg_{tag} = Mul(f1_{tag}, fp_{tag})  f2_{tag} = MatMul(fg_{tag}, wg)  fr_{tag} = Add(n_{tag}, f2_{tag})  "
+        f"{y} = LayerNormalization(fr_{tag}, gamma, beta)"
+    )
+
+
+_ATTENTION: Final = (
+    "float[8,8] wq; float[8] bq; float[8,8] wk; float[8] bk; float[8,8] wv; float[8] bv; float[8,8] wo; float[8,16] wf; float[16,8] wg; "
+    "float[8] gamma; float[8] beta; int64 i0 = {0}; int64 i1 = {1}; int64 i3 = {3}; int64[1] front = {0}; int64[1] heads = {2}; "
+    "int64[1] width = {4}; int64[1] hidden = {8}; float root = {1.4142135}; float unit = {1.0}"
+)
+_EMBEDDED: Final = (
+    "word = Gather(table, ids)  ids_shape = Shape(ids)  ids_len = Gather(ids_shape, i1)  ids_end = Unsqueeze(ids_len, front)  "
+    "places = Slice(positions, front, ids_end, second)  place = Gather(place_table, places)  sum = Add(word, place)  "
+    "x0 = LayerNormalization(sum, gamma, beta)  wide = Unsqueeze(mask, middle)  float_mask = Cast<to = 1>(wide)  "
+    "inverse = Sub(unit, float_mask)  bias = Mul(inverse, lowest)"
+)
+_POOLED: Final = "first = Gather<axis = 1>(hidden_states, i0)  pooled = Gemm(first, wp, bp)  tanh = Tanh(pooled)  logits = MatMul(tanh, wl)"
+_EMBEDDINGS: Final = (
+    "float[10,8] table; float[16,8] place_table; int64[1,16] positions = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; "
+    "int64[1] second = {1}; int64[2] middle = {1, 2}; float lowest = {-10000.0}; float[8,8] wp; float[8] bp; float[8,2] wl"
+)
+
+
+def _bert(name: str, verdict: str | Mapping[str, str], second: str, *, node: str | None = None) -> None:
+    case("model", name, verdict, "int64[n,s] ids, int64[n,s] mask", "float[n,2] logits, float[n,s,8] hidden_states",
+         f"{_EMBEDDED}  {_attention('x0', 'x1', 'one')}  {second}  {_POOLED}", f"{_ATTENTION}; {_EMBEDDINGS}",
+         ranges={"ids": (0, 10), "mask": (0, 2)}, node=node)
+
+
+_LOCATIONS: Final = (
+    "a = Conv<pads = [1, 1, 1, 1]>(image, wa)  b = Relu(a)  c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(b, wb)  d = Relu(c)  "
+    + "  ".join(
+        f"loc_{i} = Conv({x}, wl{i})  tl_{i} = Transpose<perm = [0, 2, 3, 1]>(loc_{i})  rl_{i} = Reshape(tl_{i}, boxes_shape)  "
+        f"conf_{i} = Conv({x}, wc{i})  tc_{i} = Transpose<perm = [0, 2, 3, 1]>(conf_{i})  rc_{i} = Reshape(tc_{i}, classes_shape)"
+        for i, x in enumerate("bd")
+    )
+    + "  locs = Concat<axis = 1>(rl_0, rl_1)  confs = Concat<axis = 1>(rc_0, rc_1)  probs = Softmax<axis = 2>(confs)  "
+    "centre_d, size_d = Split<axis = 2>(locs)  centre_a, size_a = Split<axis = 2>(anchors)  moved = Mul(centre_d, size_a)  "
+    "centre = Add(moved, centre_a)  grown = Tanh(size_d)  grown_e = Exp(grown)  size = Mul(grown_e, size_a)  half = Mul(size, point5)  "
+    "low = Sub(centre, half)  high = Add(centre, half)  boxes = Concat<axis = 2>(low, high)"
+)  # fmt: skip
+_DETECTOR: Final = (
+    "float[4,3,3,3] wa; float[4,4,3,3] wb; float[8,4,1,1] wl0; float[8,4,1,1] wl1; float[6,4,1,1] wc0; float[6,4,1,1] wc1; "
+    "int64[3] boxes_shape = {0, -1, 4}; int64[3] classes_shape = {0, -1, 3}; float[1,40,4] anchors; float point5 = {0.5}; "
+    "int64[1] best = {5}; int64[1] last = {2}; int64[1] front = {0}; int64[3] columns = {1, 1, 4}; int64 most = {3}; float[1] overlap = {0.5}; float[1] least = {0.5}; int64[1] one_past = {1}"
+)  # fmt: skip
+
+
+def _models() -> None:
+    _bert("BERT-like encoder", I, _attention("x1", "hidden_states", "two"))
+    _bert("BERT-like encoder, softmax over axis 0", C, _attention("x1", "hidden_states", "two", softmax="axis = 0"), node="p_two")
+    _bert("BERT-like encoder, a Reshape that swaps batch and heads", C, _attention("x1", "hidden_states", "two", swapped=True), node="qr_two")
+    _bert("BERT-like encoder, less the mean of the batch", C,
+          "mean = ReduceMean<axes = [0], keepdims = 1>(x1)  hidden_states = Sub(x1, mean)", node="mean")
+
+    case("model", "ViT-like block", I, "float[n,3,8,8] image", "float[n,5] logits",
+         "patches = Conv<strides = [4, 4]>(image, wp, bp)  ps = Shape(patches)  pn = Gather(ps, i0)  pnu = Unsqueeze(pn, front)  "
+         "pc = Concat<axis = 0>(pnu, hidden, minus)  flat = Reshape(patches, pc)  tokens = Transpose<perm = [0, 2, 1]>(flat)  "
+         "want = Concat<axis = 0>(pnu, minus, minus)  rank = Shape(want)  ones = ConstantOfShape<value = int64[1] {1}>(rank)  "
+         "negative = Mul(ones, minus_one)  same = Equal(want, negative)  size = Where(same, ones, want)  class = Expand(token, size)  "
+         "joined = Concat<axis = 1>(class, tokens)  x0 = Add(joined, position)  "
+         "n0 = LayerNormalization(x0, gamma, beta)  qkv = MatMul(n0, wqkv)  qs = Shape(qkv)  qn = Gather(qs, i0)  qnu = Unsqueeze(qn, front)  "
+         "ql = Gather(qs, i1)  qlu = Unsqueeze(ql, front)  qc = Concat<axis = 0>(qnu, qlu, three, heads, width)  qr = Reshape(qkv, qc)  "
+         "qt = Transpose<perm = [2, 0, 3, 1, 4]>(qr)  q = Gather<axis = 0>(qt, i0)  k = Gather<axis = 0>(qt, i1)  v = Gather<axis = 0>(qt, i2)  "
+         "kt = Transpose<perm = [0, 1, 3, 2]>(k)  s = MatMul(q, kt)  p = Softmax<axis = -1>(s)  o = MatMul(p, v)  "
+         "ot = Transpose<perm = [0, 2, 1, 3]>(o)  oc = Concat<axis = 0>(qnu, qlu, hidden)  orr = Reshape(ot, oc)  x1 = Add(x0, orr)  "
+         "n1 = LayerNormalization(x1, gamma, beta)  h = MatMul(n1, wf)  g = Gelu(h)  h2 = MatMul(g, wg)  x2 = Add(x1, h2)  "
+         "cls = Gather<axis = 1>(x2, i0)  logits = Gemm(cls, wl)",
+         "float[8,3,4,4] wp; float[8] bp; float[1,1,8] token; float[1,5,8] position; float[8] gamma; float[8] beta; float[8,24] wqkv; "
+         "float[8,16] wf; float[16,8] wg; float[8,5] wl; int64 i0 = {0}; int64 i1 = {1}; int64 i2 = {2}; int64[1] front = {0}; "
+         "int64[1] minus = {-1}; int64 minus_one = {-1}; int64[1] hidden = {8}; int64[1] three = {3}; int64[1] heads = {2}; int64[1] width = {4}",
+         opset=20)
+
+    case("model", "LSTM and GRU", I, "int64[n,s] ids", "float[n,3] logits",
+         "e = Gather(table, ids)  t = Transpose<perm = [1, 0, 2]>(e)  ts = Shape(t)  b = Gather(ts, i1)  bu = Unsqueeze(b, front)  "
+         "hs = Concat<axis = 0>(two, bu, four)  h0 = ConstantOfShape(hs)  "
+         'y, h, c = LSTM<hidden_size = 4, direction = "bidirectional">(t, w, r, bias, , h0, h0)  yt = Transpose<perm = [0, 2, 1, 3]>(y)  '
+         "yr = Reshape(yt, joined)  g, gh = GRU<hidden_size = 4, linear_before_reset = 1>(yr, wg, rg)  last = Squeeze(gh, front)  logits = Gemm(last, wl)",
+         "float[10,6] table; float[2,16,6] w; float[2,16,4] r; float[2,32] bias; float[1,12,8] wg; float[1,12,4] rg; float[4,3] wl; "
+         "int64 i1 = {1}; int64[1] front = {0}; int64[1] two = {2}; int64[1] four = {4}; int64[3] joined = {0, 0, -1}",
+         ranges={"ids": (0, 10)})
+
+    case("model", "detection head", I, "float[n,3,4,4] image", "float[n,5,4] found, float[n,5] scores",
+         f"{_LOCATIONS}  best_class = ReduceMax<axes = [2], keepdims = 0>(probs)  scores, index = TopK<axis = 1>(best_class, best)  "
+         "wide = Unsqueeze(index, last)  by_box = Tile(wide, columns)  found = GatherElements<axis = 1>(boxes, by_box)", _DETECTOR)
+    case("model", "detection head with NonMaxSuppression, whose output rows depend on content", C, "float[n,3,4,4] image", "float[m,4] found",
+         f"{_LOCATIONS}  turned = Transpose<perm = [0, 2, 1]>(probs)  kept = NonMaxSuppression(boxes, turned, most, overlap, least)  "
+         "bi, ci, xi = Split<axis = 1>(kept)  pair = Concat<axis = 1>(bi, xi)  found = GatherND(boxes, pair)", _DETECTOR, node="kept")
+    case("model", "detection head with a threshold, whose output rows depend on content", C, "float[n,3,4,4] image", "float[m,4] found",
+         f"{_LOCATIONS}  best_class = ReduceMax<axes = [2], keepdims = 0>(probs)  good = Greater(best_class, least)  places = NonZero(good)  "
+         "pairs = Transpose(places)  found = GatherND(boxes, pairs)", _DETECTOR, node="places")
+    case("model", "training-mode batch norm after a convolution", C, "float[n,3,6,6] x", "float[n,2,4,4] y",
+         "a = Conv(x, w)  b, rm, rv = BatchNormalization<training_mode = 1>(a, s, s, m, v)  y = Relu(b)",
+         "float[2,3,3,3] w; float[2] s; float[2] m; float[2] v = {1.0, 2.0}", node="b")
+    add("model", "1,000 nodes", I, long_model(1000))
+    add("model", "1,000 nodes, the last but one over the rows", C, long_model(1000, mixed=True), node="mix")
+
+
+def long_model(nodes: int, *, mixed: bool = False) -> onnx.ModelProto:
+    """Return layers of ten nodes each: a product, heads split off and joined again by shape arithmetic, a sum, an activation.
+
+    Args:
+        nodes: a multiple of ten.
+        mixed: whether the last layer subtracts the batch's mean.
+    """
+    body, x = [], "x"
+    for layer in range(nodes // 10):
+        y = "y" if layer == nodes // 10 - 1 else f"x{layer}"
+        last = f"mix = ReduceMean<axes = [0]>(f_{layer})" if mixed and y == "y" else f"g_{layer} = Tanh(f_{layer})"
+        body.append(
+            f"a_{layer} = MatMul({x}, w)  s_{layer} = Shape(a_{layer})  n_{layer} = Gather(s_{layer}, front)  c_{layer} = Concat<axis = 0>(n_{layer}, split)  "
+            f"b_{layer} = Reshape(a_{layer}, c_{layer})  d_{layer} = Transpose<perm = [0, 2, 1]>(b_{layer})  e_{layer} = Relu(d_{layer})  "
+            f"f_{layer} = Reshape(e_{layer}, joined)  {last}  {y} = Add({'mix' if 'mix' in last else f'g_{layer}'}, {x})"
+        )
+        x = y
+    weights = "float[6,6] w; int64[1] front = {0}; int64[2] split = {2, 3}; int64[2] joined = {0, 6}"
+    return build("float[n,6] x", "float[n,6] y", "  ".join(body), weights)
+
+
 _entries()
+_models()
