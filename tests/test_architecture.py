@@ -63,6 +63,7 @@ ORDER = [
     "_backends.onnxruntime",
     "_staging",
     "_pipeline",
+    "_guard",
     "_runner",
     "_registry",
     "_freeing",

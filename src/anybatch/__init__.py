@@ -21,12 +21,15 @@ from anybatch._errors import (
     BackendUnavailableError,
     ClosedError,
     ContractError,
+    CoupledRowsError,
     DeviceError,
     InputError,
     MissingPackageError,
     ModelError,
+    SafetyWarning,
 )
 from anybatch._freeing import free_batch
+from anybatch._guard import RowSafety, SafetyMode
 from anybatch._hookspecs import hookimpl
 from anybatch._onnx_spec import DeclaredTensor, find_model_spec, read_model, read_model_spec
 from anybatch._planner import POLICIES, Explanation, Launch, Plan, Planner, Policy, explain_rows
@@ -60,6 +63,7 @@ __all__ = [
     "Compiler",
     "ContractError",
     "Costs",
+    "CoupledRowsError",
     "CurveCosts",
     "DeclaredTensor",
     "DeviceError",
@@ -83,7 +87,10 @@ __all__ = [
     "PluginFailure",
     "Policy",
     "Registry",
+    "RowSafety",
     "Runner",
+    "SafetyMode",
+    "SafetyWarning",
     "Session",
     "Setting",
     "Stats",

@@ -3,6 +3,7 @@
 AnybatchError
 ├── InputError (ValueError)             the caller: an argument or a request does not fit
 ├── ModelError                          the file: it cannot be read, or not run the way it was asked to
+│   └── CoupledRowsError                its rows influence one another, and the request would have to be split or padded
 ├── BackendNotFoundError (LookupError)  the installation: no such backend, or two of the same name
 ├── BackendUnavailableError             the installation: the backend is there, what it needs is not
 ├── MissingPackageError (ImportError)   the installation: a package that only some functions need is not there
@@ -21,10 +22,12 @@ __all__ = [
     "BackendUnavailableError",
     "ClosedError",
     "ContractError",
+    "CoupledRowsError",
     "DeviceError",
     "InputError",
     "MissingPackageError",
     "ModelError",
+    "SafetyWarning",
 ]
 
 
@@ -38,6 +41,22 @@ class InputError(AnybatchError, ValueError):
 
 class ModelError(AnybatchError):
     """The model cannot be read, or cannot be run the way it was asked to."""
+
+
+class CoupledRowsError(ModelError):
+    """Rows of the model influence one another, so this request would come out wrong. Nothing was executed.
+
+    Attributes:
+        node: the node of the graph that couples them; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, node: str | None = None) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+class SafetyWarning(RuntimeWarning):
+    """A model is split and padded though nobody has proven that its rows do not influence one another."""
 
 
 class BackendNotFoundError(AnybatchError, LookupError):

@@ -499,8 +499,8 @@ class Explanation:
     Attributes:
         plan: the plan in force.
         padding_cost: the padded rows' share of their launch's cost, in the costs' unit.
-        alternatives: what each policy's plan costs, the one in force included; empty where outputs without rows force
-            another plan, which no policy chose.
+        alternatives: what each policy's plan costs, the one in force included; empty where outputs without rows, or rows that
+            influence one another, force another plan, which no policy chose.
         batching: what the session offers, in words.
         cost_source: where the costs come from.
         cost_unit: their unit.
@@ -508,6 +508,7 @@ class Explanation:
         unsure: the plan that looks cheaper by less than can be told from chance, and was not taken for that; else None.
         runs: completed requests of that many rows, with this plan.
         actual: what the latest of them took, the median, in the costs' unit; None where nothing ran or that unit is no time.
+        safety: what is known of whether rows influence one another, in words; empty where nobody asked.
     """
 
     plan: Plan
@@ -520,6 +521,7 @@ class Explanation:
     unsure: Plan | None = None
     runs: int = 0
     actual: float | None = None
+    safety: str = ""
 
     @property
     def predicted(self) -> str:
@@ -547,7 +549,9 @@ class Explanation:
             )
             lines.append("  policies: " + ", ".join(costs))
         else:
-            lines.append("  no policy's choice: an output without rows rules out padding, or more than one launch")
+            lines.append("  no policy's choice: the model rules out padding, or more than one launch")
+        if self.safety:
+            lines.append(f"  rows: {self.safety}")
         return "\n".join(lines)
 
 

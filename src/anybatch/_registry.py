@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +16,26 @@ import pluggy
 
 from anybatch import _hookspecs
 from anybatch._backend import Backend, Clock, Compiled, Compiler, Model
-from anybatch._batching import check_batch_sizes
+from anybatch._batching import AnyBatch, check_batch_sizes
 from anybatch._calibration import Calibration, Shelf, describe_setting
 from anybatch._costs import Costs, TableCosts
-from anybatch._errors import BackendNotFoundError, BackendUnavailableError, ContractError, InputError, ModelError
+from anybatch._errors import (
+    BackendNotFoundError,
+    BackendUnavailableError,
+    ContractError,
+    InputError,
+    ModelError,
+    SafetyWarning,
+)
+from anybatch._guard import Guard, RowSafety, SafetyMode
 from anybatch._planner import Policy
 from anybatch._runner import Runner
 from anybatch._staging import Padding
-from anybatch._tensors import Combine
+from anybatch._tensors import Combine, ModelSpec
+from anybatch._trial import try_rows
 
 ENTRY_POINT_GROUP: Final = "anybatch"
+_TRIAL_S: Final = 2.0  # how long a model of which nothing is proven is tried when it is opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +183,8 @@ def open_model(
     combine: Mapping[str, Combine] | None = None,
     adapt: bool | None = None,
     explore: float = 0.01,
+    safety: SafetyMode = "auto",
+    independent: Collection[str] = (),
     **options: Any,
 ) -> Runner:
     """Open a model for requests of any number of rows.
@@ -194,6 +206,11 @@ def open_model(
             at once, as accelerators do. One that takes any number shares the caller's processor, where times scatter with
             what else runs, and on a busy machine corrected plans were worse than those of a quiet calibration.
         explore: see `Runner`.
+        safety: what to do where rows may influence one another, so that padding and splitting could change answers. ``"auto"``:
+            a model of which the graph shows that they do runs in exact launches only, and other requests are refused; where
+            neither is shown, the opened model is tried for two seconds at most, and a SafetyWarning says that nothing is
+            proven. ``"strict"``: whatever is not proven runs in exact launches only. ``"off"``: nothing is checked.
+        independent: outputs whose rows the caller knows to be independent; `Runner.safety` and reports say so.
         options: the backend's own options; its documentation lists them.
 
     Returns:
@@ -232,6 +249,17 @@ def open_model(
                 warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=2)
         elif isinstance(table, Calibration):
             shelf.check(table)
+        guard = Guard(
+            safety,
+            session.spec,
+            independent=independent,
+            prove=partial(_prove, source, session.spec),
+            attempt=partial(try_rows, session.execute, session.spec, session.batching, seconds=_TRIAL_S),
+        )
+        if not isinstance(session.batching, AnyBatch) or table is not None:
+            guard.settle()  # else each request is one launch of just its rows
+        if doubt := guard.take_doubt():
+            warnings.warn(f"{_name(source)}: {doubt}", SafetyWarning, stacklevel=2)
         return Runner(
             session,
             backend=chosen.name,
@@ -243,6 +271,7 @@ def open_model(
             explore=explore,
             clock=clock,
             shelf=shelf,
+            guard=guard,
         )
     except Exception as error:
         try:
@@ -250,6 +279,27 @@ def open_model(
         except Exception as closing:  # the first error is the one to act on; this one is attached
             raise error from closing
         raise
+
+
+def _prove(model: Model, spec: ModelSpec) -> dict[str, RowSafety]:
+    """Return what the graph of a model proves about its outputs' rows, taken to be where the session has them."""
+    from anybatch import safety  # imports onnx
+
+    tensors = (*spec.inputs, *spec.outputs)
+    try:
+        found = safety.analyse(
+            model,
+            batch_axis={tensor.name: tensor.batch_axis for tensor in tensors},
+            rows_per_row={tensor.name: tensor.rows_per_row for tensor in tensors if tensor.rows_per_row > 1},
+        )
+    except (ModelError, InputError) as error:
+        reason = f"there is no graph to prove it on: {error}"
+        return {tensor.name: RowSafety(tensor.name, "unknown", "nothing", None, reason) for tensor in spec.outputs}
+    return {each.name: RowSafety(each.name, each.verdict, "proof", each.node, each.reason) for each in found.outputs}
+
+
+def _name(model: Model) -> str:
+    return model.name if isinstance(model, Path) else "the model"
 
 
 def compile_model(

@@ -27,6 +27,7 @@ from anybatch._calibration import AT_LEAST, Calibration, Setting, Shelf, describ
 from anybatch._costs import Costs
 from anybatch._drift import LiveCosts, how_many_to_time, timed
 from anybatch._errors import ClosedError, ContractError, InputError, ModelError
+from anybatch._guard import Guard, RowSafety, is_exact
 from anybatch._pipeline import map_ordered, run_side_by_side
 from anybatch._planner import Explanation, Launch, Plan, Planner, Policy, check_rows, explain_rows
 from anybatch._samples import free_names, random_inputs, take_rows
@@ -143,6 +144,7 @@ class Runner:
             that each can be timed. A request that explores is predicted to take at most one launch longer; 0 never does.
         clock: what launches are timed with; None is the wall clock.
         shelf: where calibrations of this model are kept.
+        guard: says whether requests may be split and padded; None lets all.
 
     Raises:
         InputError: an argument does not fit.
@@ -165,6 +167,7 @@ class Runner:
         explore: float = 0.01,
         clock: Clock | None = None,
         shelf: Shelf | None = None,
+        guard: Guard | None = None,
     ) -> None:
         if not 0 <= explore <= 1:
             raise InputError(f"expected explore to be a share of the time, 0 to 1, got {explore!r}")
@@ -189,6 +192,7 @@ class Runner:
         self._device_clock = clock
         self._clock: Callable[[], float] = perf_counter if clock is None else clock
         self._shelf = shelf
+        self._guard = guard
         self._adapt = adapt
         self._explore = explore
         self._live: LiveCosts | None = None
@@ -263,6 +267,7 @@ class Runner:
                 differently in each.
             DeviceError: the runtime failed. Other launches may have run, some or all of `out` may be written.
             ContractError: the session returned what its spec rules out; as after DeviceError.
+            CoupledRowsError: the request needs padding or splitting, and rows influence one another; nothing was executed.
             ClosedError: close() was called before.
             After any of these but ClosedError the runner is as usable as the session is.
         """
@@ -373,6 +378,8 @@ class Runner:
             InputError: see `plan`.
         """
         explanation = explain_rows(self._planner, self.plan(rows))
+        if self._guard is not None:
+            explanation = replace(explanation, safety=str(self._guard))
         with self._lock:
             prepared = self._prepared.get(rows)
             scale = _IN_A_SECOND.get(explanation.cost_unit)
@@ -445,6 +452,14 @@ class Runner:
             calibration = calibration.save(save)
         self.calibration = calibration
         return calibration
+
+    @property
+    def safety(self) -> tuple[RowSafety, ...]:
+        """What is known about the rows of each output; asked for the first time, it may take seconds to find out.
+
+        Empty where the runner was made without a guard, or no output has rows.
+        """
+        return () if self._guard is None else self._guard.outputs
 
     def kept_calibration(self) -> Calibration | None:
         """Return the calibration that is kept for this model, as `anybatch.open` looks for it; None where there is none.
@@ -556,7 +571,7 @@ class Runner:
 
     def _prepare(self, rows: int) -> _Prepared:
         planner = self._planner
-        prepared = self._make_ready(self._plan_for_outputs(planner.plan(rows)))
+        prepared = self._make_ready(self._guarded(planner, self._plan_for_outputs(planner.plan(rows))))
         plan = prepared.plan
         with self._lock:
             launches = self._kept_launches + len(plan.launches)
@@ -567,6 +582,19 @@ class Runner:
                 prepared.kept = True
                 self._kept_launches = launches
             return kept
+
+    def _guarded(self, planner: Planner, plan: Plan) -> Plan:
+        """Return `plan`, or one exact launch where rows may influence one another.
+
+        Raises:
+            CoupledRowsError: no launch is exact for so many rows.
+        """
+        if self._guard is None or is_exact(plan, self._batching) or not self._guard.restricts:
+            return plan
+        whole = planner.plan_whole(plan.rows)
+        if whole is None or not is_exact(whole, self._batching):
+            raise self._guard.refusal(plan, self._batching)
+        return whole
 
     def _make_ready(self, plan: Plan) -> _Prepared:
         """Return a plan made ready, not kept."""
@@ -600,8 +628,9 @@ class Runner:
             self.calibration = calibration
             self._plan_anew(costs)
             if self._adapt and not isinstance(self._batching, MultipleOf):  # multiples leave nothing to choose
-                # Other plans than the least-cost one are not made where a policy or an output says which.
-                explore = self._explore if self._planner.policy == "least_cost" and not self._unbatched else 0.0
+                # Other plans than the least-cost one are not made where a policy, an output or coupled rows say which.
+                free = self._planner.policy == "least_cost" and not self._unbatched
+                explore = self._explore if free and not (self._guard is not None and self._guard.restricts) else 0.0
                 live = LiveCosts(costs, explore, _IN_A_SECOND[costs.unit])
                 # A simulator's clock says nothing about how long its launches take here.
                 one_in = how_many_to_time(costs, live.scale) if self._device_clock is None else 1

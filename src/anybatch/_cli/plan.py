@@ -191,7 +191,7 @@ def _print(explanation: Explanation) -> None:
     print_text()
     table = new_table("policy", "cost", "more", "", numbers=("cost", "more"))
     if not explanation.alternatives:
-        print_text("no policy chose this: an output without rows rules out padding, or more than one launch")
+        print_text("no policy chose this: the model rules out padding, or more than one launch")
         return
     highest = max(explanation.alternatives.values())
     for name, cost in explanation.alternatives.items():
