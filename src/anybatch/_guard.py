@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
-from anybatch._batching import AnyBatch, Batching, MultipleOf
+from anybatch._batching import AnyBatch, Batching, Gears, MultipleOf
 from anybatch._errors import CoupledRowsError, InputError
 from anybatch._planner import Plan
 from anybatch._tensors import ModelSpec
@@ -50,8 +50,8 @@ class Guard:
     """Lets requests be split and padded, or refuses. Thread-safe.
 
     Args:
-        mode: ``"auto"``: what is coupled runs in exact launches only, what stays unknown after proof and trial runs freely, with
-            a warning. ``"strict"``: whatever is not proven or declared runs in exact launches only. ``"off"``: nothing is
+        mode: ``"auto"``: what is coupled runs in exact launches only, what stays unknown after proof and trial runs freely,
+            with a warning. ``"strict"``: whatever is not proven or declared runs in exact launches only. ``"off"``: nothing is
             checked.
         spec: the model; outputs without a batch axis are not this class's business.
         independent: outputs whose rows the caller declares independent.
@@ -187,8 +187,18 @@ def _unknown(name: str, reason: str) -> RowSafety:
     return RowSafety(name, "unknown", "nothing", None, reason)
 
 
+def has_single_rows(batching: Batching) -> bool:
+    """Whether every launch has one row, so that none has a neighbour."""
+    return isinstance(batching, Gears) and batching.sizes == (1,)
+
+
 def is_exact(plan: Plan, batching: Batching) -> bool:
-    """Whether a plan is one launch of just the request's rows, or none at all; then rows may influence one another."""
+    """Whether each row is launched just with those that the caller sent along, so that it may depend on them.
+
+    That is one launch of all rows, or none at all; and any launches of a model that takes single rows only.
+    """
+    if has_single_rows(batching):
+        return True
     if len(plan.launches) > 1 or plan.padded_rows:
         return False
     return not (plan.launches and isinstance(batching, MultipleOf) and plan.launches[0].gear != batching.size)

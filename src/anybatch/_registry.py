@@ -27,7 +27,7 @@ from anybatch._errors import (
     ModelError,
     SafetyWarning,
 )
-from anybatch._guard import Guard, RowSafety, SafetyMode
+from anybatch._guard import Guard, RowSafety, SafetyMode, has_single_rows
 from anybatch._planner import Policy
 from anybatch._runner import Runner
 from anybatch._staging import Padding
@@ -256,8 +256,8 @@ def open_model(
             prove=partial(_prove, source, session.spec),
             attempt=partial(try_rows, session.execute, session.spec, session.batching, seconds=_TRIAL_S),
         )
-        if not isinstance(session.batching, AnyBatch) or table is not None:
-            guard.settle()  # else each request is one launch of just its rows
+        if table is not None or not (isinstance(session.batching, AnyBatch) or has_single_rows(session.batching)):
+            guard.settle()  # else each row is launched just with those that came with it
         if doubt := guard.take_doubt():
             warnings.warn(f"{_name(source)}: {doubt}", SafetyWarning, stacklevel=2)
         return Runner(

@@ -1,0 +1,218 @@
+"""What may be split and padded, what is refused, and what the caller is told."""
+
+import time
+import warnings
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+import anybatch
+from anybatch import AnyBatch, CoupledRowsError, CurveCosts, Gears, InputError, MultipleOf, SafetyWarning
+from anybatch._guard import Guard, RowSafety
+from anybatch._trial import Trial
+from anybatch.testing import FakeBackend
+from anybatch.testing.models import AFFINE, COUPLED
+
+ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)
+
+
+def model(nodes, weights=""):
+    header = '<ir_version: 8, opset_import: ["": 17]> m (float[rows, 4] x) => (float[rows, 4] y)'
+    return onnx.parser.parse_model(f"{header} {weights} {{ {nodes} }}")
+
+
+INDEPENDENT = model("y = Neg(x)")
+MUTANTS = {
+    "softmax over axis 0": (model("y = Softmax <axis = 0> (x)"), "Softmax"),
+    "mean over the batch subtracted": (
+        model("m = ReduceMean <axes = [0], keepdims = 1> (x) y = Sub(x, m)"),
+        "ReduceMean",
+    ),
+    "rows and features swapped": (
+        model("n = Shape(x) f = Reshape(x, t) s = Transpose(f) y = Reshape(s, n)", weights="<int64[2] t = {4, -1}>"),
+        "Reshape",
+    ),
+    "batch norm in training mode": (
+        model(
+            "y, a, b = BatchNormalization <training_mode = 1> (x, s, z, z, s)",
+            weights="<float[4] s = {1, 1, 1, 1}, float[4] z = {0, 0, 0, 0}>",
+        ),
+        "BatchNormalization",
+    ),
+}
+
+
+def run(runner, rows):
+    return runner.run({"x": ROWS[:rows]})["y"]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_models_that_others_answer_wrongly_are_refused_with_the_nodes_name(mutant):
+    proto, operator = MUTANTS[mutant]
+    proto.graph.node[[node.op_type for node in proto.graph.node].index(operator)].name = "guilty"
+    with anybatch.open(proto, batch_sizes=[1, 4]) as runner:
+        with pytest.raises(CoupledRowsError, match=f"^3 rows would be run as .*{operator}") as caught:
+            run(runner, 3)
+        assert caught.value.node == "guilty"
+        with anybatch.open(proto) as plain:
+            np.testing.assert_array_equal(run(runner, 4), run(plain, 4), "one launch of just these rows is right")
+        assert runner.stats().requests == 1
+
+
+def test_independent_rows_run_freely_and_reports_say_why():
+    with anybatch.open(INDEPENDENT, batch_sizes=[1, 4]) as runner:
+        assert run(runner, 3).shape == (3, 4)
+        (row,) = runner.safety
+        assert (row.name, row.verdict, row.basis, row.node) == ("y", "independent", "proof", None)
+        assert "rows: y: independent, by proof" in str(runner.explain(3))
+
+
+def test_coupled_rows_run_on_sessions_that_take_any_number():
+    coupled, _ = MUTANTS["softmax over axis 0"]
+    with anybatch.open(coupled) as runner:
+        assert run(runner, 3).sum(axis=0) == pytest.approx(1.0)
+        assert "not checked: so far each request is one launch of just its rows" in runner.explain(3).safety
+
+
+def test_coupled_rows_are_not_split_where_that_would_be_cheaper():
+    coupled, _ = MUTANTS["softmax over axis 0"]
+    with anybatch.open(coupled, costs=CurveCosts({1: 1.0, 2: 3.0, 8: 12.0})) as runner:
+        assert str(runner.plan(6)) == "6"
+        assert run(runner, 6).sum(axis=0) == pytest.approx(1.0)
+        assert runner.explain(6).alternatives == {}
+    with anybatch.open(INDEPENDENT, costs=CurveCosts({1: 1.0, 2: 3.0, 8: 12.0})) as runner:
+        assert str(runner.plan(6)) == "6 x 1"
+
+
+@pytest.mark.parametrize("option", [{"safety": "off"}, {"independent": ["y"]}, {"independent": ["y"], "safety": "strict"}])
+def test_the_caller_can_take_the_blame_and_reports_say_so(option):
+    coupled, _ = MUTANTS["softmax over axis 0"]
+    with anybatch.open(coupled, batch_sizes=[4], **option) as runner:
+        assert run(runner, 3).shape == (3, 4)
+        said = "not checked, safety is 'off'" if option == {"safety": "off"} else "y: independent, by the caller's word"
+        assert runner.explain(3).safety == said
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"safety": "maybe"}, r"expected safety to be one of \['strict', 'auto', 'off'\], got 'maybe'"),
+        ({"independent": "y"}, "expected independent to be a collection of outputs, of \\['y'\\], got 'y'"),
+        ({"independent": ["z"]}, "expected independent to be a collection of outputs, of \\['y'\\], got \\['z'\\]"),
+    ],
+)
+def test_bad_arguments_are_refused_and_nothing_stays_open(option, message):
+    with pytest.raises(InputError, match=message):
+        anybatch.open(INDEPENDENT, batch_sizes=[4], **option)
+
+
+# A model without a graph: nothing can be proven, so it is tried.
+
+
+def compiled(tmp_path, found):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"compiled")
+    backend = FakeBackend(Gears((1, 4)))
+    backend._find = lambda _model: found
+    return path, backend
+
+
+def test_what_nobody_can_prove_is_tried_and_warned_about_once(tmp_path):
+    path, backend = compiled(tmp_path, AFFINE)
+    with pytest.warns(SafetyWarning, match="^model.bin: not proven that rows do not influence one another in output") as caught:
+        runner = anybatch.open(path, backend=backend)
+    with runner:
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        (row, *_) = runner.safety
+        assert (row.verdict, row.basis) == ("unknown", "trial")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert runner.plan(3).rows == 3
+
+
+def test_what_the_trial_finds_coupled_is_refused(tmp_path):
+    path, backend = compiled(tmp_path, COUPLED)
+    with anybatch.open(path, backend=backend) as runner:
+        (row,) = runner.safety
+        assert (row.verdict, row.basis) == ("coupled", "trial")
+        with pytest.raises(CoupledRowsError, match="rows of output 'y' influence one another"):
+            runner.plan(3)
+        assert str(runner.plan(4)) == "4"
+
+
+def test_strict_refuses_what_is_not_proven_and_tries_nothing(tmp_path):
+    path, backend = compiled(tmp_path, AFFINE)
+    with anybatch.open(path, backend=backend, safety="strict") as runner:
+        with pytest.raises(CoupledRowsError, match="not proven to be independent, and safety is 'strict': there is no graph"):
+            runner.plan(3)
+        assert str(runner.plan(4)) == "4"
+
+
+def test_multiples_of_coupled_rows_are_one_batch_or_none(tmp_path):
+    path, _ = compiled(tmp_path, COUPLED)
+    backend = FakeBackend(MultipleOf(4))
+    backend._find = lambda _model: COUPLED
+    with anybatch.open(path, backend=backend) as runner:
+        assert str(runner.plan(4)) == "4"
+        for rows in (3, 8):
+            with pytest.raises(CoupledRowsError, match="send exactly one launch of multiples of 4"):
+                runner.plan(rows)
+
+
+def test_single_rows_have_no_neighbours(tmp_path):
+    path, _ = compiled(tmp_path, COUPLED)
+    backend = FakeBackend(Gears((1,)))
+    backend._find = lambda _model: COUPLED
+    with anybatch.open(path, backend=backend, safety="strict") as runner:
+        assert str(runner.plan(3)) == "3 x 1"
+
+
+def test_opening_a_model_that_nobody_can_prove_takes_bounded_time(tmp_path):
+    path, backend = compiled(tmp_path, AFFINE)
+    began = time.monotonic()
+    with pytest.warns(SafetyWarning):
+        anybatch.open(path, backend=backend).close()
+    assert time.monotonic() - began < 60, "two seconds on a machine that is not this busy"
+
+
+def test_a_guard_looks_once():
+    looked = []
+
+    def prove():
+        looked.append(1)
+        return {"y": RowSafety("y", "coupled", "proof", "n", "because")}
+
+    with anybatch.open(INDEPENDENT) as runner:
+        guard = Guard("auto", runner.spec, prove=prove)
+    assert not looked
+    assert guard.restricts
+    assert guard.outputs[0].reason == "because"
+    assert guard.restricts
+    assert looked == [1]
+
+
+def test_a_guard_that_knows_nothing_is_unknown():
+    with anybatch.open(INDEPENDENT) as runner:
+        guard = Guard("auto", runner.spec)
+    assert [each.verdict for each in guard.outputs] == ["unknown"]
+    assert not guard.restricts
+    assert Guard("strict", runner.spec).restricts
+
+
+def test_a_trial_that_failed_is_told():
+    with anybatch.open(INDEPENDENT) as runner:
+        failed = Trial((), 0, {}, {}, 0.0, complete=False, error=OSError("no"))
+        guard = Guard("auto", runner.spec, attempt=lambda: failed)
+    assert guard.outputs[0].reason.endswith("it was not tried")
+    assert "not proven" in guard.take_doubt()
+    assert guard.take_doubt() == ""
+
+
+def test_any_number_in_one_launch_is_what_a_refusal_advises_where_that_can_be_had():
+    with anybatch.open(INDEPENDENT) as runner:
+        guard = Guard("auto", runner.spec, prove=lambda: {"y": RowSafety("y", "coupled", "proof", "n", "because")})
+        error = guard.refusal(runner.plan(3), AnyBatch())
+    assert "send one row or more in one launch" in str(error)
