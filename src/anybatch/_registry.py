@@ -256,7 +256,8 @@ def open_model(
             prove=partial(_prove, source, session.spec),
             attempt=partial(try_rows, session.execute, session.spec, session.batching, seconds=_TRIAL_S),
         )
-        if table is not None or not (isinstance(session.batching, AnyBatch) or has_single_rows(session.batching)):
+        splits = isinstance(table, Calibration) or (table is not None and table.sizes is not None)
+        if splits or not (isinstance(session.batching, AnyBatch) or has_single_rows(session.batching)):
             guard.settle()  # else each row is launched just with those that came with it
         if doubt := guard.take_doubt():
             warnings.warn(f"{_name(source)}: {doubt}", SafetyWarning, stacklevel=2)

@@ -16,6 +16,7 @@ from anybatch import _registry
 from anybatch._cli._files import read_inputs
 from anybatch._cli._output import progress
 from anybatch._errors import InputError
+from anybatch._guard import MODES
 from anybatch._planner import POLICIES
 from anybatch._runner import Runner
 from anybatch._samples import random_inputs
@@ -53,6 +54,14 @@ Options: TypeAlias = Annotated[
 ]
 PolicyName: TypeAlias = Annotated[
     str, typer.Option("--policy", help=f"How to split: {', '.join(POLICIES)}.", autocompletion=lambda: list(POLICIES))
+]
+Safety: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--safety",
+        help=f"Where rows may influence one another: {', '.join(MODES)}.",
+        autocompletion=lambda: list(MODES),
+    ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

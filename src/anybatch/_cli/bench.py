@@ -17,6 +17,7 @@ from anybatch._cli._arguments import (
     Json,
     ModelFile,
     Options,
+    Safety,
     Shape,
     open_runner,
     parse_ints,
@@ -60,6 +61,7 @@ def bench(
     input_file: InputFile = None,
     shape: Shape = None,
     option: Options = None,
+    safety: Safety = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure latency and throughput.
@@ -72,7 +74,7 @@ def bench(
         raise InputError("expected --seconds or --iterations, got both")
     if input_file is not None:
         check_input(input_file)
-    with open_runner(model, backend, device, batch_sizes, option) as runner:
+    with open_runner(model, backend, device, batch_sizes, option, safety=safety) as runner:
         sizes = awkward_sizes(runner.batching) if rows is None else parse_ints("--rows", rows)
         for size in sizes:
             check_rows(size)

@@ -20,6 +20,7 @@ from anybatch._cli._arguments import (
     Json,
     ModelFile,
     Options,
+    Safety,
     Shape,
     open_runner,
     rows_to_measure,
@@ -63,6 +64,7 @@ def calibrate(
         Path | None,
         typer.Option("--output", metavar="FILE", help="Where to save it; default: beside MODEL, where it is found again."),
     ] = None,
+    safety: Safety = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure what launches of each size take, and plan with that from now on.
@@ -76,7 +78,7 @@ def calibrate(
     if output is not None:
         _check_output(output)
     # With costs of its own: what was kept before is replaced, so whether that fits is no matter.
-    with open_runner(model, backend, device, batch_sizes, option, costs=AffineCosts()) as runner:
+    with open_runner(model, backend, device, batch_sizes, option, costs=AffineCosts(), safety=safety) as runner:
         largest = max(sizes_to_measure(runner.batching, max_rows))
         inputs = rows_to_measure(runner.spec, largest, input_file, shape)
         with progress("measuring") as show:

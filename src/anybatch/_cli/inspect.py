@@ -9,7 +9,7 @@ from typing import Any
 from anybatch import _registry
 from anybatch._batching import Batching
 from anybatch._calibration import Calibration
-from anybatch._cli._arguments import BackendName, BatchSizes, Device, Json, ModelFile, Options, open_runner
+from anybatch._cli._arguments import BackendName, BatchSizes, Device, Json, ModelFile, Options, Safety, open_runner
 from anybatch._cli._output import counted, is_simulated, new_table, print_json, print_table, print_text
 from anybatch._costs import AffineCosts
 from anybatch._errors import InputError
@@ -23,12 +23,14 @@ def inspect(
     device: Device = 0,
     batch_sizes: BatchSizes = None,
     option: Options = None,
+    safety: Safety = "auto",
     as_json: Json = False,
 ) -> None:
     """Open a model and show its inputs, outputs and batch sizes, and whether launches were measured."""
     # With costs of its own, so that a calibration that does not fit is reported here and not warned about as well.
-    with open_runner(model, backend, device, batch_sizes, option, costs=AffineCosts()) as runner:
+    with open_runner(model, backend, device, batch_sizes, option, costs=AffineCosts(), safety=safety) as runner:
         kept = _kept(runner)
+        rows = () if safety == "off" else runner.safety
         spec, batching, name, concurrency = runner.spec, runner.batching, runner.backend, runner.concurrency
     runtime = _registry.registry().get(name).check_usable()
     if as_json:
@@ -41,6 +43,7 @@ def inspect(
                 "batching": batching_as_json(batching),
                 "concurrency": concurrency,
                 "calibration": _calibration_as_json(kept),
+                "rows": [asdict(each) for each in rows],
                 "inputs": [_as_json(tensor) for tensor in spec.inputs],
                 "outputs": [_as_json(tensor) | {"combine": tensor.combine} for tensor in spec.outputs],
             }
@@ -49,6 +52,8 @@ def inspect(
     print_text(f"{model} on {name}{', simulated' * is_simulated(name)} ({runtime})")
     print_text(f"batching: {batching}; launches at once: {concurrency or 'any number'}")
     print_text(f"calibration: {_in_words(kept)}")
+    for each in rows:
+        print_text(f"rows of {each.name}: {each.verdict}; {each.reason}")
     print_text()
     table = new_table("side", "name", "dtype", "shape", "batch axis", "per row", numbers=("batch axis", "per row"))
     for side, tensors in (("input", spec.inputs), ("output", spec.outputs)):

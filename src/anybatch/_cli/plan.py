@@ -18,6 +18,7 @@ from anybatch._cli._arguments import (
     Json,
     Options,
     PolicyName,
+    Safety,
     check_charts,
     open_runner,
     parse_floats,
@@ -68,6 +69,7 @@ def plan(
     backend: BackendName = None,
     device: Device = 0,
     option: Options = None,
+    safety: Safety = "auto",
     as_json: Json = False,
 ) -> None:
     """Show how requests are split, and at what cost.
@@ -85,7 +87,9 @@ def plan(
     if table is not None and calibration is not None:
         raise InputError("expected --calibration, or costs by other options, got both")
     if model is not None:
-        with open_runner(model, backend, device, gears, option, costs=calibration or table, policy=policy) as runner:
+        with open_runner(
+            model, backend, device, gears, option, costs=calibration or table, policy=policy, safety=safety
+        ) as runner:
             planner = runner.planner
             explanations = [runner.explain(count) for count in counts]
     else:

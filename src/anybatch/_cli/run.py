@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from anybatch._cli._arguments import BackendName, BatchSizes, Device, Json, ModelFile, Options, open_runner
+from anybatch._cli._arguments import BackendName, BatchSizes, Device, Json, ModelFile, Options, Safety, open_runner
 from anybatch._cli._files import check_input, check_output, check_output_fits, read_inputs, write_outputs
 from anybatch._cli._output import counted, is_simulated, new_table, print_json, print_table, print_text, progress
 from anybatch._planner import Plan
@@ -40,6 +40,7 @@ def run(
         typer.Option("--padding", help="What padding rows hold: zero or repeat.", autocompletion=lambda: ["zero", "repeat"]),
     ] = "zero",
     option: Options = None,
+    safety: Safety = "auto",
     as_json: Json = False,
 ) -> None:
     """Run all rows of a file and write or summarise the results.
@@ -49,7 +50,7 @@ def run(
     check_input(input_file)
     if output_file is not None:
         check_output(output_file, force=force)
-    with open_runner(model, backend, device, batch_sizes, option, padding=padding) as runner:
+    with open_runner(model, backend, device, batch_sizes, option, padding=padding, safety=safety) as runner:
         if output_file is not None:
             check_output_fits(output_file, runner.spec)
         rows, inputs = check_request(runner.spec, read_inputs(input_file, runner.spec, ignore_extra=ignore_extra))
