@@ -57,6 +57,7 @@ ORDER = [
     "safety._result",
     "safety._axes",
     "safety._analysis",
+    "safety._freed",
     "safety",
     "_backends",
     "_backends._onnxruntime_session",

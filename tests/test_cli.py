@@ -285,7 +285,10 @@ def test_options_are_json_where_they_read_as_json(cli, monkeypatch, scale):
     options = ["--option", "a=1", "--option", "b=[true, null]", "--option", "c=plain text", "--option", "d=x=y"]
     assert cli("inspect", scale, "--batch-sizes", "1,4", *options).code == 0
     expected = {"a": 1, "b": [True, None], "c": "plain text", "d": "x=y"}
-    assert given_options == {"backend": None, "device": 0, "batch_sizes": [1, 4], "costs": anybatch.AffineCosts(), "safety": "auto"} | expected
+    assert (
+        given_options
+        == {"backend": None, "device": 0, "batch_sizes": [1, 4], "costs": anybatch.AffineCosts(), "safety": "auto"} | expected
+    )
 
 
 def test_unknown_backend(cli_fails, scale):

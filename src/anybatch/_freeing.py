@@ -18,7 +18,8 @@ def free_batch(
 ) -> onnx.ModelProto:
     """Return a copy of an ONNX model with a fixed batch whose batch axis is free, where that is shown to change no answer.
 
-    The embedded CPU backend runs both on generated rows, and every row must come out the same. External data stays in its
+    Where the freed graph does not prove that rows are independent, the embedded CPU backend runs both on generated
+    rows, and every row must come out the same. External data stays in its
     files: the copy's locations are relative to the model's folder, as the original's.
 
     Args:

@@ -1,8 +1,9 @@
 """Frees the batch size that is baked into an ONNX model, where that is shown to change no answer.
 
-Two steps, both needed. The graph is rewritten only where the batch stands in plain sight: the leading dimension of inputs and
-outputs, and leading constants of Reshape targets (so `free_batch`). Then both models run on the same rows, at the old
-batch size and at others, and every row must come out the same (so `check_same_rows`). Whatever else has the batch
+Two steps. The graph is rewritten only where the batch stands in plain sight: the leading dimension of inputs and
+outputs, and leading constants of Reshape targets (so `free_batch`). Then it must be proven on the graph that rows are
+independent of one another (`anybatch.safety`); where the proof ends without a verdict, both models run on the same rows, at the
+old batch size and at others, and every row must come out the same (so `check_same_rows`). Whatever else has the batch
 baked in (an initial state of a recurrent layer, an Expand, a Slice), or lets rows influence one another (a softmax over
 the batch axis), fails there and is refused with the reason.
 """

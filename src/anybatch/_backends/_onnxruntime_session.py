@@ -25,6 +25,7 @@ from anybatch._errors import BackendUnavailableError, ClosedError, DeviceError, 
 from anybatch._onnx_spec import BatchAxes, DeclaredTensor, find_spec, fixed_batch, read_model
 from anybatch._rebatch import check_same_rows, free_batch
 from anybatch._tensors import Array, ModelSpec, TensorSpec
+from anybatch.safety._freed import is_proven
 
 _NAME: Final = "onnxruntime"
 
@@ -204,8 +205,11 @@ def _free(
     """Return a runtime whose batch axis is free, or say why the model's fixed batch cannot be changed."""
     try:
         folder = model.parent if isinstance(model, Path) else None
-        freed = _Runtime(_create(free_batch(read_model(model), axes), session_options, providers, folder=folder))
-        check_same_rows(spec, batch, _quietly(fixed), _quietly(freed))
+        proto = free_batch(read_model(model), axes)
+        proven = is_proven(proto, axes)
+        freed = _Runtime(_create(proto, session_options, providers, folder=folder))
+        if not proven:
+            check_same_rows(spec, batch, _quietly(fixed), _quietly(freed))
     except ModelError as error:
         raise ModelError(
             f"the model has the fixed batch size {batch} and cannot run others: {error}. "
