@@ -54,6 +54,7 @@ ORDER = [
     "safety._operators",
     "safety._entries",
     "safety._engine",
+    "safety._picture",
     "safety._result",
     "safety._axes",
     "safety._analysis",
@@ -88,6 +89,7 @@ ORDER = [
     "_cli.run",
     "_cli.bench",
     "_cli.calibrate",
+    "_cli.check",
     "_cli",
     "__main__",
 ]

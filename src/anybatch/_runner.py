@@ -33,6 +33,7 @@ from anybatch._planner import Explanation, Launch, Plan, Planner, Policy, check_
 from anybatch._samples import free_names, random_inputs, take_rows
 from anybatch._staging import Padding, Staging
 from anybatch._tensors import Array, Combine, ModelSpec, TensorSpec, check_request, symbols_of
+from anybatch._trial import Trial, try_rows
 
 # Plans are kept for this many request sizes, and for this many launches in all; what is beyond is planned on each call.
 _MAX_PLANS: Final = 4096
@@ -452,6 +453,45 @@ class Runner:
             calibration = calibration.save(save)
         self.calibration = calibration
         return calibration
+
+    def try_rows(
+        self,
+        *,
+        seconds: float = 5.0,
+        inputs: Mapping[str, Array] | None = None,
+        free: Mapping[str, int] | None = None,
+        progress: Callable[[float], None] = lambda _share: None,
+    ) -> Trial:
+        """Try on the open session whether anything but a row itself changes what is answered for it; see `Trial`.
+
+        Requests that run meanwhile would change what launches leave behind in the session, so there should be none.
+
+        Args:
+            seconds: no launch begins later than that; the first one always does.
+            inputs: a request of one row or more to try with; None makes up random ones.
+            free: sizes of free dimensions where rows are made up, by name; those not named are 8.
+            progress: called with the share that is done, at the end with 1.
+
+        Raises:
+            InputError: an argument does not fit; nothing was launched.
+            ClosedError: close() was called before.
+            An error of the session is told in the result, not raised.
+        """
+        self._in_progress.append(None)
+        try:
+            if self._closed:
+                raise ClosedError(f"{self!r}: try_rows() after close()")
+            return try_rows(
+                _limited(self._session.execute, self._gate),
+                self._spec,
+                self._batching,
+                seconds=seconds,
+                inputs=inputs,
+                free=free,
+                progress=progress,
+            )
+        finally:
+            self._leave()
 
     @property
     def safety(self) -> tuple[RowSafety, ...]:

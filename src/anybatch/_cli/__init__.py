@@ -24,6 +24,7 @@ from anybatch._cli.advise import advise
 from anybatch._cli.backends import backends
 from anybatch._cli.bench import bench
 from anybatch._cli.calibrate import calibrate
+from anybatch._cli.check import check
 from anybatch._cli.compile import FlagsOfBackends, compile
 from anybatch._cli.inspect import inspect
 from anybatch._cli.plan import plan
@@ -93,6 +94,7 @@ def _root(
 _EXAMPLES: Final[dict[Callable[..., None], str]] = {
     backends: "anybatch backends --run",
     inspect: "anybatch inspect model.onnx --batch-sizes 1,4,8",
+    check: "anybatch check model.onnx",
     plan: "anybatch plan --gears 1,2,4,8 --costs 1,1.6,2.9,5.5 --rows 13",
     advise: "anybatch advise trace.csv --max-gears 4 --overhead 2 --per-row 1",
     compile: "anybatch compile model.onnx --backend NAME --batch-sizes 1,2,4,8",

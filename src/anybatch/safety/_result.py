@@ -6,10 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from anybatch.safety._picture import Box, Look, draw
+
 Verdict = Literal["independent", "coupled", "unknown"]
 Certainty = Literal["told", "named", "agreed", "proven", "guessed"]
 
 _WORST: Final[tuple[Verdict, ...]] = ("coupled", "unknown", "independent")
+_MOST_WAYS: Final = 8  # side by side in a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,50 @@ class Safety:
         lines += nodes.values()
         lines += [f"  {_quoted(a)} -> {_quoted(b)} [label={_quoted(text)}];" for a, b, text in edges]
         return "\n".join([*lines, "}"]) + "\n"
+
+    def to_svg(self) -> str:
+        """Return a picture of the rows' ways, each step a box: red where they couple, grey where the proof ends.
+
+        Only ways to outputs that are not independent are drawn, where there are such, the worst first. At the bottom it says
+        what is left out. Equal findings make equal pictures.
+        """
+        ways: dict[tuple[Any, ...], list[OutputSafety]] = {}
+        for output in sorted(self.outputs, key=lambda each: _WORST.index(each.verdict)):
+            if output.verdict != "independent" or self.verdict == "independent":
+                ways.setdefault((output.verdict, output.node, output.reason, output.chain), []).append(output)
+        shown = [output.name for outputs in [*ways.values()][:_MOST_WAYS] for output in outputs]
+        left_out = [f"{each.name} ({each.verdict})" for each in self.outputs if each.name not in shown]
+        note = f"not drawn: {', '.join(left_out)}" if left_out else ""
+        title = f"Where the rows go, as proven on the graph: {self.verdict}"
+        return draw(title, [_way(outputs) for outputs in [*ways.values()][:_MOST_WAYS]], note)
+
+
+def _way(outputs: list[OutputSafety]) -> list[Box]:
+    """Return the boxes of the way to outputs that share it."""
+    output, names = outputs[0], ", ".join(each.name for each in outputs)
+    look: Look = {"independent": "good", "unknown": "doubtful", "coupled": "bad"}[output.verdict]  # type: ignore[assignment]
+    ending = Box(f"output{'s' * (len(outputs) > 1)} {names}", [output.verdict], look)
+    if output.verdict == "independent":
+        ending = Box(ending.heading, [output.verdict, _rows_of(output)], look)
+        return [*(Box(step.operator, [step.node, step.rows]) for step in output.chain), ending]
+    if output.node is None:
+        return [
+            *(Box(step.operator, [step.node, step.rows]) for step in output.chain),
+            Box(ending.heading, [output.verdict, output.reason], look),
+        ]
+    mark = "COUPLES THE ROWS" if output.verdict == "coupled" else "HERE THE PROOF ENDS"
+    # A node of a body or a function is none of the chain's, which ends at the node around it.
+    ends_there = bool(output.chain) and output.chain[-1].node == output.node
+    heading = f"{output.chain[-1].operator}: {mark}" if ends_there else mark
+    before = output.chain[:-1] if ends_there else output.chain
+    culprit = Box(heading, [output.node, output.reason], look)
+    return [*(Box(step.operator, [step.node, step.rows]) for step in before), culprit, ending]
+
+
+def _rows_of(output: OutputSafety) -> str:
+    if output.batch_axis is None:
+        return "depends on no row"
+    return f"axis {output.batch_axis}" + f", {output.rows_per_row} entries per row" * (output.rows_per_row > 1)
 
 
 def _last(output: OutputSafety) -> str | None:
