@@ -385,6 +385,22 @@ def test_onnxruntime_is_not_blamed(model, sizes, threads):
     assert trial.verdict == "no influence seen" and trial.complete, trial
 
 
+@pytest.mark.parametrize(
+    "batching", [MultipleOf(1), MultipleOf(3), MultipleOf(16), Gears((1,)), Gears((2, 3)), Gears((64,))], ids=str
+)
+def test_sizes_of_every_kind_are_tried(batching):
+    session = open_fake(batching=batching)
+    trial = attempt(session)
+    assert trial.verdict == "no influence seen" and trial.complete, trial
+    if batching != Gears((1,)):
+        coupled = attempt(Spoilt(mean_over_rows, batching=batching))
+        assert coupled.outputs[0].example.experiment == "companions"
+        assert len(coupled.outputs[0].example.other.rows) <= 64
+    # Every row whose answers are compared had one at first.
+    first = session._backend.launches[0]
+    assert first.rows == first.gear >= min(8, max(getattr(batching, "sizes", (8,))))
+
+
 def sums_in_another_order(x, gear, dtype=np.float32):
     """A dot product whose additions come in an order that depends on the size and the place."""
     weights = np.random.default_rng(0).standard_normal((x.shape[1], 5)).astype(dtype)

@@ -305,7 +305,7 @@ def try_rows(
     try:
         for number in range(_ROUNDS):
             rng = np.random.default_rng([_SALT, seed, number])
-            bank = _make_bank(spec, min(max(gears), _POOL), number, given, sizes, rng)
+            bank = _make_bank(spec, min(gears[0], _POOL), number, given, sizes, rng)
             try:
                 _Round(desk, bank, gears, rng, pads=batching.pads).go()
             except _RefusedError as error:
@@ -365,7 +365,8 @@ def _gears_to_try(batching: Batching) -> tuple[int, ...]:
     if isinstance(batching, AnyBatch):
         return _FREE_SIZES
     if not isinstance(batching, Gears):
-        return 2 * batching.size, batching.size, 3 * batching.size
+        first = max(2, -(-_POOL // batching.size)) * batching.size
+        return tuple(dict.fromkeys((first, batching.size, 3 * batching.size)))
     sizes = list(batching.sizes)
     if len(sizes) > _MOST_GEARS:
         sizes = [sizes[i * (len(sizes) - 1) // (_MOST_GEARS - 1)] for i in range(_MOST_GEARS)]
