@@ -44,6 +44,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/ascend.py
 	$(BIN)/python benchmarks/ipu.py
+	$(BIN)/python benchmarks/safety.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python plugins/ascend-sim/fuzz_om.py

@@ -306,7 +306,7 @@ def _gemm(g: _Graph, x: Tensor) -> Tensor:
 
 def _einsum(g: _Graph, x: Tensor) -> Tensor:
     letters = "abcde"[: x.rank]
-    if not x.rank:
+    if not x.rank or g.opset < 12:
         raise _NotHereError
     other = g.rng.choice([None, x, *[each for each in g.tensors if each.dims == x.dims]])
     sizes = dict(zip(letters, x.dims, strict=True))
@@ -425,7 +425,14 @@ def _slice(g: _Graph, x: Tensor) -> Tensor:
     a, b = x.dims[axis]
     if a:
         start, end, step, size = g.rng.choice(
-            [(0, FAR, 1, (a, b)), (0, FAR, 1, (a, b)), (-1, -FAR, -1, (a, b)), (0, 1, 1, ONE), (1, FAR, 1, (a, b - 1)), (0, -1, 1, (a, b - 1))]
+            [
+                (0, FAR, 1, (a, b)),
+                (0, FAR, 1, (a, b)),
+                (-1, -FAR, -1, (a, b)),
+                (0, 1, 1, ONE),
+                (1, FAR, 1, (a, b - 1)),
+                (0, -1, 1, (a, b - 1)),
+            ]
         )
     else:
         start = g.rng.randrange(b)
@@ -478,7 +485,8 @@ def _concat(g: _Graph, x: Tensor) -> Tensor:
     fitting = [
         each
         for each in g.tensors
-        if each.rank == x.rank and all(i == axis or one == other for i, (one, other) in enumerate(zip(x.dims, each.dims, strict=True)))
+        if each.rank == x.rank
+        and all(i == axis or one == other for i, (one, other) in enumerate(zip(x.dims, each.dims, strict=True)))
     ]
     others = [g.rng.choice(fitting) for _ in range(g.rng.choice([1, 1, 2]))]
     total = tuple(np.sum([each.dims[axis] for each in (x, *others)], axis=0).tolist())
@@ -639,11 +647,16 @@ def _scan(g: _Graph, x: Tensor) -> Tensor:
     rest = [*x.dims[:axis], *x.dims[axis + 1 :]]
     if not any(a for a, _ in rest) and x.dims[axis][0] == 0:
         raise _NotHereError
-    state = g.add("Slice", [x, g.integers(0), g.integers(1), g.integers(axis)], [ONE if i == axis else d for i, d in enumerate(x.dims)])
+    state = g.add(
+        "Slice", [x, g.integers(0), g.integers(1), g.integers(axis)], [ONE if i == axis else d for i, d in enumerate(x.dims)]
+    )
     state = g.add("Squeeze", [state, g.integers(axis)], rest) if g.opset >= 13 else g.add("Squeeze", [state], rest, axes=[axis])
     names = [g.name() for _ in range(4)]
     info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
-    nodes = [helper.make_node("Add", names[:2], [names[2]], name=f"Add_{names[2]}"), helper.make_node("Tanh", [names[2]], [names[3]])]
+    nodes = [
+        helper.make_node("Add", names[:2], [names[2]], name=f"Add_{names[2]}"),
+        helper.make_node("Tanh", [names[2]], [names[3]]),
+    ]
     body = helper.make_graph(nodes, g.name(), info[:2], info[2:])
     last, every = g.name(), g.name()
     g.nodes.append(

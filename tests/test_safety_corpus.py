@@ -34,7 +34,9 @@ def test_the_corpus_is_large_and_varied():
     assert len(CASES) >= 350
     assert len(families) >= 19
     both = {"independent", "coupled"}
-    assert {family for family in families if {v for c in CASES if c.family == family for v in c.verdicts.values()} != both} == set()
+    assert {
+        family for family in families if {v for c in CASES if c.family == family for v in c.verdicts.values()} != both
+    } == set()
     assert {11, 13, 17, 24} <= {case.opset for case in CASES}
 
 
@@ -96,7 +98,10 @@ def test_random_graphs_are_of_both_kinds():
 
 
 def test_a_wrong_verdict_and_a_wrong_axis_are_found():
-    mixed, apart = (next(case for case in CASES if case.name == name) for name in ("softmax: axis 0, opset 17", "reshape: Transpose moves the rows"))
+    mixed, apart = (
+        next(case for case in CASES if case.name == name)
+        for name in ("softmax: axis 0, opset 17", "reshape: Transpose moves the rows")
+    )
     assert mistakes(analyse(apart.model), truth(mixed.model)) != []
     assert mistakes(analyse(apart.model), truth(apart.model)) == []
     same = next(case for case in CASES if case.name == "elementwise: Neg")

@@ -70,7 +70,7 @@ class _CannotRunError(Exception):
 
 
 class _Model:
-    """A model with those that can run it: ONNX Runtime first; the reference evaluator where that lacks a kernel, or in doubt."""
+    """A model with those that run it: ONNX Runtime; the reference evaluator where that lacks a kernel, or in doubt."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.outputs = [output.name for output in model.graph.output]
@@ -221,7 +221,9 @@ def inputs_of(
                 value.name not in (batch_axis or {}) and re.fullmatch(r"(\d+\*)?n", dim.dim_param)
             ):
                 axis = index
-                per_row = (rows_per_row or {}).get(value.name) or int(dim.dim_param.partition("*")[0] if "*" in dim.dim_param else 1)
+                per_row = (rows_per_row or {}).get(value.name) or int(
+                    dim.dim_param.partition("*")[0] if "*" in dim.dim_param else 1
+                )
                 shape.append(1)
             else:
                 shape.append(dim.dim_value or 3)
@@ -231,7 +233,9 @@ def inputs_of(
     return found
 
 
-def truth(model: onnx.ModelProto, inputs: list[Input] | None = None, *, trials: int = 3, sizes: tuple[int, ...] = SIZES) -> dict[str, Truth]:
+def truth(
+    model: onnx.ModelProto, inputs: list[Input] | None = None, *, trials: int = 3, sizes: tuple[int, ...] = SIZES
+) -> dict[str, Truth]:
     """Return what running shows of each output.
 
     Args:
@@ -242,33 +246,27 @@ def truth(model: onnx.ModelProto, inputs: list[Input] | None = None, *, trials: 
     names = [output.name for output in model.graph.output]
     inputs = inputs_of(model) if inputs is None else inputs
     try:
-        runner = _Model(pruned(model, names))
+        runner = _Model(_pruned(model))
         runner.choose([_feeds(inputs, _drawn(inputs, np.random.default_rng(0), n, "normal"), range(n)) for n in (ROWS, *sizes)])
     except _CannotRunError as error:
         return {name: Truth(None, f"does not run: {error}") for name in names}
-    found = _Trials(runner, inputs, sizes).verdicts(trials)
-    if len(names) > 1 and any(each.check.startswith(_STOPS) for each in found.values()):  # perhaps on another one's account
-        found = {}
-        for name in names:
-            found |= truth(pruned(model, [name]), inputs, trials=trials, sizes=sizes)
-    return found
+    return _Trials(runner, inputs, sizes).verdicts(trials)
 
 
 _STOPS = "does not run with"
 
 
-def pruned(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
-    """Return a copy with some of the outputs only, and no node that they do not need."""
+def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without the nodes that no output needs: where they fail, that says nothing of the outputs."""
     copied = copy.deepcopy(model)
-    needed = set(outputs)
+    needed = {output.name for output in model.graph.output}
     nodes = []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             nodes.append(node)
             needed |= _read_by(node)
-    del copied.graph.node[:], copied.graph.output[:]
+    del copied.graph.node[:]
     copied.graph.node.extend(reversed(nodes))
-    copied.graph.output.extend(output for output in model.graph.output if output.name in outputs)
     return copied
 
 
@@ -400,7 +398,9 @@ class _Trials:
             if axis is None:
                 equal = first[index].shape == second[index].shape and _close(first[index], second[index])
             else:
-                equal = first[index].shape[axis] == per_row * len(one[1]) and second[index].shape[axis] == per_row * len(other[1])
+                equal = first[index].shape[axis] == per_row * len(one[1]) and second[index].shape[axis] == per_row * len(
+                    other[1]
+                )
                 for position, row in enumerate(other[1]):
                     if equal and row != skipped and row in one[1]:
                         left = _block(first[index], axis, per_row, one[1].index(row))
@@ -456,11 +456,16 @@ def _close(one: Array, other: Array) -> bool:
 
 
 def mistakes(safety: Safety, found: Mapping[str, Truth]) -> list[str]:
-    """Return where an analysis calls independent what is not, or says that an output's rows are elsewhere than they are."""
+    """Return where an analysis calls independent what is not, or says that an output's rows are elsewhere than they are.
+
+    A number of rows that does not run fails for all outputs, and loudly: it is held against an analysis only where that
+    calls all of them independent.
+    """
     wrong = []
     for output in safety.outputs:
         true = found[output.name]
-        if output.verdict != "independent" or true.verdict is None:
+        stopped = true.check.startswith(_STOPS) and safety.verdict != "independent"
+        if output.verdict != "independent" or true.verdict is None or stopped:
             continue
         if true.verdict == "coupled":
             wrong.append(f"{output.name!r} is called independent, but {true.check}")
