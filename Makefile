@@ -45,6 +45,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ascend.py
 	$(BIN)/python benchmarks/ipu.py
 	$(BIN)/python benchmarks/safety.py
+	$(BIN)/python benchmarks/false_alarms.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python plugins/ascend-sim/fuzz_om.py
