@@ -38,7 +38,7 @@ from anybatch._trial import OutputTrial, Trial
 if TYPE_CHECKING:
     import onnx
 
-    from anybatch.safety import OutputSafety, Safety, Verdict
+    from anybatch.safety import OutputSafety, Safety, Step, Verdict
 
 _SECONDS: Final = 5.0
 _PICTURES: Final = (".dot", ".svg")
@@ -380,25 +380,33 @@ def _print_findings(findings: Sequence[_Finding], proof: Safety | None, tried: _
         table.add_row("input", tensor.name, _place(tensor.axis, tensor.rows_per_row), tensor.certainty)
     for each in findings:
         seen = [] if tried is None else ["not tried" if each.trial is None else each.trial.verdict]
+        place, why = _place(each.axis, each.rows_per_row), (each.node or "", _reason(each))
         style = "red" if each.verdict == "coupled" else None
-        place = _place(each.axis, each.rows_per_row)
-        table.add_row(
-            "output", each.name, place, each.certainty, each.verdict, *seen, each.node or "", each.reason, style=style
-        )
+        table.add_row("output", each.name, place, each.certainty, each.verdict, *seen, *why, style=style)
     print_table(table)
+    ways: dict[tuple[Step, ...], list[OutputSafety]] = {}
     for each in findings:
         if each.proof is not None and each.proof.chain and (verbose or each.verdict != "independent"):
-            _print_way(each.proof)
+            ways.setdefault(each.proof.chain, []).append(each.proof)
+    for outputs in ways.values():
+        _print_way(outputs)
+
+
+def _reason(finding: _Finding) -> str:
+    proof = finding.proof
+    return proof.short_reason if proof is not None and proof.reason == finding.reason else finding.reason
 
 
 def _place(axis: int | None, rows_per_row: int) -> str:
     return "none" if axis is None else f"axis {axis}" + f", {rows_per_row} each" * (rows_per_row > 1)
 
 
-def _print_way(output: OutputSafety) -> None:
+def _print_way(outputs: Sequence[OutputSafety]) -> None:
+    """Print the way of the rows that these outputs share."""
+    output, names = outputs[0], ", ".join(each.name for each in outputs)
     print_text()
-    table = new_table(f"way of the rows to {output.name}", "operator", "rows")
+    table = new_table(f"way of the rows to {names}", "operator", "rows")
     for step in output.chain:
-        ends = step.node == output.node and step is output.chain[-1] and output.verdict != "independent"
+        ends = step is output.chain[-1] and step.node == output.node and output.verdict != "independent"
         table.add_row(step.node, step.operator, f"{output.verdict} here" if ends else step.rows)
     print_table(table)

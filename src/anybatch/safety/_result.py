@@ -74,6 +74,15 @@ class OutputSafety:
     rows_per_row: int
     certainty: Certainty
 
+    @property
+    def short_reason(self) -> str:
+        """The reason without the name of the node, to stand beside it."""
+        beginning = f"node {self.node!r} ("
+        if not self.reason.startswith(beginning):
+            return self.reason
+        operator, _, does = self.reason.removeprefix(beginning).partition(") ")
+        return f"{operator} {does}"
+
 
 @dataclass(frozen=True, slots=True)
 class Safety:
@@ -113,6 +122,8 @@ class Safety:
                 operator = next((step.operator for step in output.chain if step.node == output.node), "")
                 color = "tomato" if output.verdict == "coupled" else "lightgrey"
                 nodes[output.node] = _drawn(output.node, f"{operator}\n{output.node}\n{output.reason}", color)
+                if output.chain and output.chain[-1].node != output.node:  # a node of a body: the chain ends around it
+                    edges[output.chain[-1].node, output.node, ""] = None
             end = output.node if output.verdict != "independent" and output.node else _last(output)
             nodes[f"output {output.name}"] = _drawn(f"output {output.name}", f"{output.name}\n{output.verdict}", "lightblue")
             if end is not None:
@@ -127,14 +138,15 @@ class Safety:
         Only ways to outputs that are not independent are drawn, where there are such, the worst first. At the bottom it says
         what is left out. Equal findings make equal pictures.
         """
-        ways: dict[tuple[Any, ...], list[OutputSafety]] = {}
+        ways: dict[object, list[OutputSafety]] = {}
         for output in sorted(self.outputs, key=lambda each: _WORST.index(each.verdict)):
             if output.verdict != "independent" or self.verdict == "independent":
-                ways.setdefault((output.verdict, output.node, output.reason, output.chain), []).append(output)
+                alike = output.name if output.verdict == "independent" else (output.node, output.reason, output.chain)
+                ways.setdefault(alike, []).append(output)
         shown = [output.name for outputs in [*ways.values()][:_MOST_WAYS] for output in outputs]
         left_out = [f"{each.name} ({each.verdict})" for each in self.outputs if each.name not in shown]
         note = f"not drawn: {', '.join(left_out)}" if left_out else ""
-        title = f"Where the rows go, as proven on the graph: {self.verdict}"
+        title = f"Way of the rows by the graph: {self.verdict}"
         return draw(title, [_way(outputs) for outputs in [*ways.values()][:_MOST_WAYS]], note)
 
 
@@ -156,7 +168,7 @@ def _way(outputs: list[OutputSafety]) -> list[Box]:
     ends_there = bool(output.chain) and output.chain[-1].node == output.node
     heading = f"{output.chain[-1].operator}: {mark}" if ends_there else mark
     before = output.chain[:-1] if ends_there else output.chain
-    culprit = Box(heading, [output.node, output.reason], look)
+    culprit = Box(heading, [output.node, output.short_reason], look)
     return [*(Box(step.operator, [step.node, step.rows]) for step in before), culprit, ending]
 
 
