@@ -591,6 +591,75 @@ def _entries() -> None:
          functions='<domain: "local", opset_import: ["": 17, "local": 1]> f (a) => (c) { b = local.g(a)  c = local.g(b) }\n'
                    '<domain: "local", opset_import: ["": 17]> g (a) => (c) { c = Tanh(a) }')
 
+    case("slice", "Split of pairs of rows", MIXED, "float[2*n,4] x", "float[n,4] y, float[n,4] z", "y, z = Split<axis = 0>(x)")
+    case("slice", "Concat with the rows' positions", MIXED, "float[n,1] x", "float[n,2] y",
+         "k = Shape<start = 0, end = 1>(x)  z = Squeeze(k)  r = Range(from, z, step)  f = Cast<to = 1>(r)  u = Unsqueeze(f, one)  y = Concat<axis = 1>(x, u)",
+         "int64 from = {0}; int64 step = {1}; int64[1] one = {1}")
+    case("slice", "Concat of layouts that differ", MIXED, "float[n,2] x, float[2*n,2] z", "float[3*n,2] y", "y = Concat<axis = 0>(x, z)")
+    case("slice", "Pad of columns by the number of rows", MIXED, "float[n,4] x", "float[n,m] y",
+         "k = Shape<start = 0, end = 1>(x)  p = Concat<axis = 0>(three, k)  y = Pad(x, p)", "int64[3] three = {0, 0, 0}")
+    case("slice", "Slice of columns up to the number of rows", MIXED, "float[n,9] x", "float[n,m] y",
+         "k = Shape<start = 0, end = 1>(x)  y = Slice(x, zero, k, one)", "int64[1] zero = {0}; int64[1] one = {1}")
+    case("slice", "every other entry of rows of two", APART, "float[n,2] x", "float[n] y",
+         "f = Reshape(x, all)  r = Reshape(f, pairs)  g = Gather<axis = 1>(r, i)  y = Identity(g)", "int64[1] all = {-1}; int64[2] pairs = {-1, 2}; int64 i = {1}")
+    case("slice", "Gather of columns by positions of rows", MIXED, "float[n,9] x", "float[n,m] y",
+         "k = Shape<start = 0, end = 1>(x)  z = Squeeze(k)  r = Range(from, z, step)  y = Gather<axis = 1>(x, r)", "int64 from = {0}; int64 step = {1}")
+    case("space", "CenterCropPad of the rows", MIXED, "float[n,6] x", "float[4,6] y", "y = CenterCropPad<axes = [0]>(x, s)", "int64[1] s = {4}", opset=18)
+    case("space", "CenterCropPad of columns to the number of rows", MIXED, "float[n,6] x", "float[n,m] y",
+         "k = Shape<start = 0, end = 1>(x)  y = CenterCropPad<axes = [1]>(x, k)", opset=18)
+    case("space", "Resize of the space to the number of rows", MIXED, "float[n,3,6,6] x", "float[n,3,m,6] y",
+         'a = Shape<start = 0, end = 2>(x)  k = Shape<start = 0, end = 1>(x)  c = Concat<axis = 0>(a, k, six)  y = Resize<mode = "nearest">(x, , , c)', "int64[1] six = {6}")
+    case("space", "DepthToSpace with rows as channels", MIXED, "float[1,4*n,2,2] x", "float[1,n,4,4] y", "y = DepthToSpace<blocksize = 2>(x)")
+    case("space", "SpaceToDepth with rows as channels", MIXED, "float[1,n,2,2] x", "float[1,4*n,1,1] y", "y = SpaceToDepth<blocksize = 2>(x)")
+    case("space", "MaxUnpool of places counted over all images", MIXED, "float[n,1,2,2] x", "float[n,1,4,4] y",
+         "p, i = MaxPool<kernel_shape = [1, 1]>(x)  y = MaxUnpool<kernel_shape = [2, 2], strides = [2, 2]>(x, i)")
+    case("space", "AffineGrid as large as the number of rows", MIXED, "float[n,2,3] t", "float[n,m,4,2] y",
+         "k = Shape<start = 0, end = 1>(t)  c = Concat<axis = 0>(k, one, k, four)  y = AffineGrid(t, c)", "int64[1] one = {1}; int64[1] four = {4}", opset=20)
+    case("space", "DFT within the row", APART, "float[n,4,1] x", "float[n,4,2] y", "y = DFT<axis = 1>(x)")
+    case("space", "DFT over the rows", MIXED, "float[n,4,1] x", "float[n,4,2] y", "y = DFT<axis = 0>(x)")
+    case("space", "STFT", APART, "float[n,8,1] x", "float[n,3,3,2] y", "y = STFT(x, s, , l)", "int64 s = {2}; int64 l = {4}")
+    case("order", "the first as many columns as there are rows", MIXED, "float[n,9] x", "float[n,m] y, int64[n,m] i",
+         "k = Shape<start = 0, end = 1>(x)  y, i = TopK<axis = 1>(x, k)")
+    case("order", "Compress of the entries of all rows", MIXED, "float[n,4] x", "float[2] y", "y = Compress(x, b)", "bool[4] b = {1, 0, 1, 0}")
+    case("order", "SoftmaxCrossEntropyLoss over all rows", MIXED, "float[n,4] x, int64[n] l", "float y", "y = SoftmaxCrossEntropyLoss(x, l)")
+    case("order", "SoftmaxCrossEntropyLoss of each row", APART, "float[n,4] x, int64[n] l", "float[n] y", 'y = SoftmaxCrossEntropyLoss<reduction = "none">(x, l)')
+    case("order", "SoftmaxCrossEntropyLoss with rows as classes", MIXED, "float[2,n] x", "float[2] y", 'y = SoftmaxCrossEntropyLoss<reduction = "none">(x, l)', "int64[2] l = {0, 0}")
+    case("order", "NegativeLogLikelihoodLoss of each row", APART, "float[n,4] x, int64[n] l", "float[n] y", 'y = NegativeLogLikelihoodLoss<reduction = "none">(x, l)')
+    case("order", "TfIdfVectorizer", APART, "int64[n,3] x", "float[n,2] y",
+         'y = TfIdfVectorizer<mode = "TF", min_gram_length = 1, max_gram_length = 1, max_skip_count = 0, ngram_counts = [0], ngram_indexes = [0, 1], pool_int64s = [1, 2]>(x)')
+    case("order", "TfIdfVectorizer over the rows", MIXED, "int64[n] x", "float[2] y",
+         'y = TfIdfVectorizer<mode = "TF", min_gram_length = 1, max_gram_length = 1, max_skip_count = 0, ngram_counts = [0], ngram_indexes = [0, 1], pool_int64s = [1, 2]>(x)')
+    case("gather", "GatherND whose tuples are the rows", MIXED, "int64[n] i", "float y", "y = GatherND(w, i)", "float[2,2] w", ranges={"i": (0, 2)})
+    case("gather", "GatherND that picks from every row what the rows name", MIXED, "float[4,n] x, int64[n,1] i", "float[n,n] y", "y = GatherND(x, i)")
+    case("gather", "GatherND within the row, by constant", APART, "float[4,n] x", "float[2,n] y", "y = GatherND(x, i)", "int64[2,1] i = {3, 0}")
+    case("gather", "TensorScatter within the row", APART, "float[n,3,4] x, float[n,1,4] u", "float[n,3,4] y", "y = TensorScatter<axis = 1>(x, u)", opset=24)
+    case("gather", "TensorScatter over the rows", MIXED, "float[1,n,4] x, float[1,1,4] u", "float[1,n,4] y", "y = TensorScatter<axis = 1>(x, u)", opset=24)
+    case("einsum", "three operands", APART, "float[n,4] x, float[n,3] z", "float[n] y", 'y = Einsum<equation = "ni,ij,nj->n">(x, w, z)', "float[4,3] w")
+    case("product", "rows of one in the columns, matched in the other", MIXED, "float[n,4] x, float[4,n] z", "float[n,n] y", "y = MatMul(x, z)")
+    case("recurrent", "an LSTM whose weights are rows", MIXED, "float[n,16,4] r", "float[3,1,2,4] y", "y = LSTM<hidden_size = 4>(x, w, r)", "float[3,2,2] x; float[1,16,2] w")
+    case("attention", "Attention within the row", APART, "float[n,2,3,4] q, float[n,2,3,4] k, float[n,2,3,4] v", "float[n,2,3,4] y", "y = Attention(q, k, v)", opset=23)
+    case("attention", "Attention with rows as the sequence", MIXED, "float[1,2,n,4] q, float[1,2,n,4] k, float[1,2,n,4] v", "float[1,2,n,4] y", "y = Attention(q, k, v)", opset=23)
+    case("attention", "Attention of packed heads", APART, "float[n,3,8] q, float[n,5,8] k, float[n,5,8] v", "float[n,3,8] y",
+         "y = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v)", opset=23)
+    case("attention", "Attention with a mask by position", MIXED, "float[n,2,3,4] q, float[n,2,3,4] k, float[n,2,3,4] v", "float[n,2,3,4] y",
+         "y = Attention(q, k, v, m)", "float[5,1,3,3] m", opset=23)
+    case("attention", "RotaryEmbedding by given places", APART, "float[n,2,3,4] x, int64[n,3] p", "float[n,2,3,4] y", "y = RotaryEmbedding(x, c, s, p)", "float[9,2] c; float[9,2] s", opset=23, ranges={"p": (0, 9)})
+    case("attention", "RotaryEmbedding with rows as the sequence", MIXED, "float[1,2,n,4] x", "float[1,2,n,4] y",
+         "k = Shape<start = 2, end = 3>(x)  z = Squeeze(k)  r = Range(from, z, step)  p = Unsqueeze(r, front)  y = RotaryEmbedding(x, c, s, p)",
+         "float[9,2] c; float[9,2] s; int64 from = {0}; int64 step = {1}; int64[1] front = {0}", opset=23)
+    ml = ', "ai.onnx.ml": 3'
+    case("classical", "Scaler", APART, "float[n,2] x", "float[n,2] y", "y = ai.onnx.ml.Scaler<offset = [1.0, 2.0], scale = [2.0, 3.0]>(x)", imports=ml)
+    case("classical", "Normalizer", APART, "float[n,2] x", "float[n,2] y", 'y = ai.onnx.ml.Normalizer<norm = "L2">(x)', imports=ml)
+    case("classical", "ArrayFeatureExtractor of columns", APART, "float[n,4] x", "float[n,2] y", "y = ai.onnx.ml.ArrayFeatureExtractor(x, i)", "int64[2] i = {3, 1}", imports=ml)
+    case("classical", "ArrayFeatureExtractor of rows", MIXED, "float[4,n] x", "float[4,1] y", "y = ai.onnx.ml.ArrayFeatureExtractor(x, i)", "int64[1] i = {0}", imports=ml)
+    case("classical", "LinearRegressor", APART, "float[n,2] x", "float[n,1] y", "y = ai.onnx.ml.LinearRegressor<coefficients = [1.0, 2.0], intercepts = [0.5], targets = 1>(x)", imports=ml)
+    case("collection", "a sequence of rows, joined again", APART, "float[n,2] x, float[n,3] z", "float[n,2] y", "s = SequenceConstruct(x, x)  y = SequenceAt(s, i)", "int64 i = {1}")
+    case("collection", "a sequence joined along the columns", APART, "float[n,2] x", "float[n,4] y", "s = SequenceConstruct(x, x)  y = ConcatFromSequence<axis = 1>(s)")
+    case("collection", "a sequence joined along the rows", MIXED, "float[n,2] x", "float[2*n,2] y", "s = SequenceConstruct(x, x)  y = ConcatFromSequence<axis = 0>(s)")
+    case("collection", "the first of a sequence of rows", MIXED, "float[n,2] x", "float[1,2] y", "s = SplitToSequence<axis = 0>(x)  y = SequenceAt(s, i)", "int64 i = {0}")
+    case("collection", "the length of a sequence of rows", MIXED, "float[n,2] x", "int64 y", "s = SplitToSequence<axis = 0>(x)  y = SequenceLength(s)")
+    case("collection", "the first column of a sequence of columns", APART, "float[n,2] x", "float[n,1] y", "s = SplitToSequence<axis = 1>(x)  y = SequenceAt(s, i)", "int64 i = {0}")
+
     case("outputs", "one of each", {"y": APART, "m": MIXED, "k": APART}, x, "float[n,4] y, float[4] m, float[4] k",
          "y = Relu(x)  m = ReduceMax<axes = [0], keepdims = 0>(x)  k = Neg(w)", "float[4] w")
     case("outputs", "a mixture computed and not used", APART, x, y, "m = ReduceMean<axes = [0]>(x)  y = Relu(x)")

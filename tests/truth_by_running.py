@@ -246,27 +246,33 @@ def truth(
     names = [output.name for output in model.graph.output]
     inputs = inputs_of(model) if inputs is None else inputs
     try:
-        runner = _Model(_pruned(model))
+        runner = _Model(_pruned(model, names))
         runner.choose([_feeds(inputs, _drawn(inputs, np.random.default_rng(0), n, "normal"), range(n)) for n in (ROWS, *sizes)])
     except _CannotRunError as error:
         return {name: Truth(None, f"does not run: {error}") for name in names}
-    return _Trials(runner, inputs, sizes).verdicts(trials)
+    found = _Trials(runner, inputs, sizes).verdicts(trials)
+    if len(names) > 1 and any(each.check.startswith(_STOPS) for each in found.values()):
+        # Perhaps on one output's account only.
+        alone = (truth(_pruned(model, [name]), inputs, trials=trials, sizes=sizes) for name in names)
+        return {name: each[name] for name, each in zip(names, alone, strict=True)}
+    return found
 
 
 _STOPS = "does not run with"
 
 
-def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without the nodes that no output needs: where they fail, that says nothing of the outputs."""
+def _pruned(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy with some outputs, and without the nodes that they do not need: where those fail says nothing of them."""
     copied = copy.deepcopy(model)
-    needed = {output.name for output in model.graph.output}
+    needed = set(outputs)
     nodes = []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             nodes.append(node)
             needed |= _read_by(node)
-    del copied.graph.node[:]
+    del copied.graph.node[:], copied.graph.output[:]
     copied.graph.node.extend(reversed(nodes))
+    copied.graph.output.extend(output for output in model.graph.output if output.name in outputs)
     return copied
 
 
@@ -458,8 +464,8 @@ def _close(one: Array, other: Array) -> bool:
 def mistakes(safety: Safety, found: Mapping[str, Truth]) -> list[str]:
     """Return where an analysis calls independent what is not, or says that an output's rows are elsewhere than they are.
 
-    A number of rows that does not run fails for all outputs, and loudly: it is held against an analysis only where that
-    calls all of them independent.
+    A number of rows that does not run fails loudly and for all outputs that a node makes: it is held against an analysis
+    only where that calls all outputs independent.
     """
     wrong = []
     for output in safety.outputs:
