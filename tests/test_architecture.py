@@ -106,6 +106,7 @@ ONLY_IN = {
         "safety",
         "testing",
         "_cli.backends",
+        "_cli.check",
     ),
     "onnxruntime": ("_backends",),
     "pluggy": ("_hookspecs", "_registry"),
