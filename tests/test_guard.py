@@ -216,3 +216,17 @@ def test_any_number_in_one_launch_is_what_a_refusal_advises_where_that_can_be_ha
         guard = Guard("auto", runner.spec, prove=lambda: {"y": RowSafety("y", "coupled", "proof", "n", "because")})
         error = guard.refusal(runner.plan(3), AnyBatch())
     assert "send one row or more in one launch" in str(error)
+
+
+def test_a_detector_whose_rows_depend_on_content_is_refused_with_the_nodes_name():
+    text = '<ir_version: 8, opset_import: ["": 17]> m (float[rows, 4] x) => (int64[2, found] places) { places = NonZero(x) }'
+    detector = onnx.parser.parse_model(text)
+    detector.graph.node[0].name = "guilty"
+    with anybatch.open(detector, batch_sizes=[4]) as runner:
+        with pytest.raises(InputError, match=r"output 'places' has no batch axis.*node 'guilty' \(NonZero\)"):
+            run(runner, 3)
+        assert runner.run({"x": ROWS[:4]})["places"].shape == (2, 15)
+    with anybatch.open(detector, batch_sizes=[4], safety="off") as runner:
+        with pytest.raises(InputError, match="output 'places' has no batch axis") as caught:
+            run(runner, 3)
+        assert "guilty" not in str(caught.value)

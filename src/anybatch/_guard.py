@@ -78,12 +78,14 @@ class Guard:
             raise InputError(f"expected independent to be a collection of outputs, of {names}, got {independent!r}")
         self.mode: Final = mode
         self._names = [tensor.name for tensor in spec.outputs if tensor.batch_axis is not None]
+        self._all = frozenset(names)
         self._independent = frozenset(independent)
         self._prove = prove
         self._attempt = attempt
         self._lock = threading.Lock()
         self._outputs: tuple[RowSafety, ...] | None = None
         self._doubt = ""
+        self._proven: Mapping[str, RowSafety] = {}
 
     def settle(self) -> None:
         """Look now, rather than when it first matters."""
@@ -97,6 +99,14 @@ class Guard:
             if self._outputs is None:
                 self._outputs = self._look()
             return self._outputs
+
+    def why(self, output: str) -> str:
+        """Return what the graph says against an output's rows, also one that is taken to have none; empty where nothing."""
+        if self.mode == "off":
+            return ""
+        _ = self.outputs
+        found = self._proven.get(output)
+        return found.reason if found is not None and found.verdict == "coupled" else ""
 
     def take_doubt(self) -> str:
         """Return what the caller should be warned of, once; empty where that is nothing."""
@@ -145,8 +155,9 @@ class Guard:
         }
         if self.mode == "off":
             known |= {name: _unknown(name, "safety is 'off'") for name in self._names if name not in known}
-        if len(known) < len(self._names):
-            known = dict(self._prove()) | known
+        if self.mode != "off" and not self._independent >= self._all:
+            self._proven = self._prove()
+            known = {name: each for name, each in self._proven.items() if name in self._names} | known
         for name in self._names:
             known.setdefault(name, _unknown(name, "nothing is known of the model"))
         open_names = [name for name in self._names if known[name].verdict == "unknown"]

@@ -780,8 +780,10 @@ class Runner:
             if whole is None:
                 names = silent or [tensor.name for tensor in self._unbatched]
                 what = f"{plan.rows} rows are run as {plan}" if plan.rows else "0 rows are not run at all"
+                why = self._guard.why(names[0]) if self._guard is not None else ""
                 raise InputError(
-                    f"output {names[0]!r} has no batch axis, so it has one value per launch, but {what} on {self._batching}; "
+                    f"output {names[0]!r} has no batch axis, so it has one value per launch, but {what} on {self._batching}"
+                    f"{f' ({why})' if why else ''}; "
                     "send a number of rows that is one full launch, or say how values combine: "
                     f"open(..., combine={{{names[0]!r}: 'same' | 'sum' | 'mean' | 'max' | 'min'}})"
                 )
