@@ -11,7 +11,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from anybatch import DeviceError, Gears, Registry
+import anybatch
+from anybatch import ClosedError, DeviceError, Gears, InputError, Registry
 from anybatch._cli import app
 from anybatch._cli.check import check
 from anybatch.safety import OutputSafety, Safety, Step, analyse
@@ -161,8 +162,8 @@ def test_coupled_rows_are_named(cli, save):
         "        name  rows    known    verdict      node  reason",
         "input   x     axis 0  named",
         "output  y     axis 0  guessed  coupled      y     Softmax normalises over axis 0, which holds the rows",
-        "output  z     axis 0  proven   independent        row i of 'z' depends on row i alone, in the same way for every i "
-        "and every number of rows",
+        "output  z     axis 0  proven   independent        row i depends on row i alone, in the same way for every i and every "
+        "number of rows",
         "",
         "way of the rows to y  operator  rows",
         "x                     Input     axis 0 of (n, 4)",
@@ -366,14 +367,35 @@ def test_a_trial_that_sees_nothing_does_not_outweigh_a_proof(cli, save):
     assert (z["verdict"], z["trial"]) == ("independent", "no influence seen")
 
 
-def test_trial_takes_the_batch_axes_of_the_session(cli, save):
+def test_proof_takes_the_batch_axes_of_the_session(cli, only, save):
     """Where a session has rows elsewhere than the graph says, that is what counts: requests are cut there."""
-    model = save(MOVED)
-    assert cli(model).code == 0  # the rows leave on axis 1
-    result = cli(model, "--backend", "onnxruntime", "--json")
-    assert result.json["outputs"][0]["batch_axis"] == 1
-    told = cli(model, "--backend", "onnxruntime", "--batch-axis", "y=1", "--json")
-    assert (told.code, told.json["outputs"][0]["certainty"]) == (0, "told")
+    model = save("g (float[n,k] x) => (float[k,m] y) { y = Transpose<perm=[1,0]>(x) }")
+    only(Distorting(opens=AFFINE))  # whose rows leave on axis 0
+    alone = cli(model, "--json")
+    assert (alone.code, alone.json["outputs"][0]["batch_axis"]) == (0, 1)
+    result = cli(model, "--backend", "fake", "--json")
+    (output,) = result.json["outputs"]
+    assert (result.code, output["verdict"], output["basis"]) == (1, "coupled", "proof")
+    assert output["reason"] == "'y' should hold 1 per row on axis 0, and holds 1 per row on axis 1"
+
+
+@pytest.mark.parametrize(
+    ("graph", "axes", "certainties"), [(MOVED, (0, 1), ["named", "proven"]), (FIXED, (0, 0), ["guessed", "proven"])]
+)
+def test_proof_stays_where_the_session_agrees(cli, save, graph, axes, certainties):
+    result = cli(save(graph), "--backend", "onnxruntime", "--json")
+    assert (result.code, result.json["verdict"]) == (0, "independent")
+    tensors = [*result.json["inputs"], *result.json["outputs"]]
+    assert [each["certainty"] for each in tensors] == certainties
+    assert (tensors[0]["axis"], tensors[1]["batch_axis"]) == axes
+
+
+def test_batch_axis_reaches_the_backend(cli, save):
+    model = save(SOFTMAX.replace("Softmax<axis=0>", "Neg"))
+    told = [word for name in "xyz" for word in ("--batch-axis", f"{name}=1")]
+    result = cli(model, *told, "--backend", "onnxruntime", "--batch-sizes", "4", "--json")
+    assert result.code == 0, result
+    assert [each["certainty"] for each in result.json["inputs"]] == ["told"]
 
 
 def test_trial_with_rows_of_a_file_and_with_sizes(cli, fails, save, tmp_path):
@@ -477,11 +499,18 @@ def test_a_file_that_only_the_backend_reads(cli, only, tmp_path):
     assert f"proof     none: '{model}' is no ONNX model: " in result.out
 
 
-def test_a_session_of_other_tensors_leaves_no_proof(cli, only, save):
+@pytest.mark.parametrize(
+    "graph", [MLP.replace("] x)", "] q)").replace("(x, w)", "(q, w)"), "g (float x) => (float y) { y = Neg(x) }"]
+)
+def test_a_session_of_other_tensors_leaves_no_proof(cli, fails, only, save, tmp_path, graph):
     only(Distorting(opens=AFFINE))
-    model = save(MLP.replace("float[n,2] x", "float[n,2] q").replace("(x, w)", "(q, w)"))
+    model = save(graph)
     result = cli(model, "--backend", "fake")
-    assert (result.code, "proof     none: the session has other tensors than the graph\n" in result.out) == (0, True)
+    assert result.code == 0
+    assert "proof     none: the session's rows are not in the graph: batch_axis " in result.out
+    message = fails(model, "--backend", "fake", "--picture", tmp_path / "way.svg")
+    assert message.startswith("--picture draws what is proven on the graph, but nothing is: the session's rows are not in")
+    assert not (tmp_path / "way.svg").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -581,3 +610,18 @@ def test_picture_holds_any_name_within_its_boxes(name):
     low, height = max(float(each.get("y", 0)) for each in root), float(root.get("height"))
     assert low < height
     assert texts(svg).count("output " + name) == (name == "a<b>&\"c'")
+
+
+# -------------------------------------------------------------------------------------------------------- by a program
+
+
+def test_runner_tries_rows(affine):
+    backend = Distorting(coupled)
+    with anybatch.open(affine, backend=backend, safety="off") as runner:
+        assert runner.try_rows().verdict == "coupled"
+        with pytest.raises(InputError, match="expected seconds > 0"):
+            runner.try_rows(seconds=0)
+        before = len(backend.launches)
+    with pytest.raises(ClosedError, match=r"try_rows\(\) after close\(\)"):
+        runner.try_rows()
+    assert len(backend.launches) == before

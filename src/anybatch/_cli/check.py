@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from anybatch import _registry
+from anybatch._backend import Model
 from anybatch._batching import Batching
 from anybatch._cli._arguments import (
     BatchSizes,
@@ -36,8 +37,6 @@ from anybatch._tensors import ModelSpec, TensorSpec
 from anybatch._trial import OutputTrial, Trial
 
 if TYPE_CHECKING:
-    import onnx
-
     from anybatch.safety import OutputSafety, Safety, Step, Verdict
 
 _SECONDS: Final = 5.0
@@ -104,15 +103,17 @@ def check(
         if (name := pair.partition("=")[0]) in told:
             raise InputError(f"expected --option {name} or --{name.replace('_', '-')}, got both")
 
-    graph, why_no_graph = _read(model, backend)
+    graph, no_proof = _read(model, backend)
     if graph is None and picture is not None:
-        raise InputError(f"--picture draws the rows' way through a graph, but there is none: {why_no_graph}")
+        raise InputError(f"--picture draws the rows' way through a graph, but there is none: {no_proof}")
     proof = None if graph is None else _analysed(graph, told, must=backend is None)
     tried: _Tried | None = None
     if backend is not None:
         with open_runner(model, backend, device, batch_sizes, option, costs=AffineCosts(), safety="off", **told) as runner:
             if graph is not None:
-                proof = _as_opened(graph, proof, runner.spec)
+                proof, no_proof = _as_opened(graph, proof, runner.spec)
+            if proof is None and picture is not None:
+                raise InputError(f"--picture draws what is proven on the graph, but nothing is: {no_proof}")
             inputs = None if input_file is None else rows_to_measure(runner.spec, 1, input_file, shape)
             free = {name: parse_int("--shape", size) for name, size in parse_pairs("--shape", shape).items()}
             with progress("trying") as show:
@@ -139,7 +140,7 @@ def check(
     else:
         print_text(f"{model}: {verdict}: {_MEANING[verdict]}", "bold")
         if proof is None:
-            print_text(f"proof     none: {why_no_graph or 'the session has other tensors than the graph'}")
+            print_text(f"proof     none: {no_proof}")
         if tried is not None:
             _print_trial(tried)
         _print_findings(findings, proof, tried, verbose=verbose)
@@ -193,7 +194,7 @@ def _parse_factor(text: str) -> int:
 # ----------------------------------------------------------------------------------------------------------- the proof
 
 
-def _read(model: Path, backend: str | None) -> tuple[onnx.ModelProto | None, str]:
+def _read(model: Path, backend: str | None) -> tuple[Model | None, str]:
     """Return the graph, or why there is none, which only a device can then make up for.
 
     Raises:
@@ -218,7 +219,7 @@ def _read(model: Path, backend: str | None) -> tuple[onnx.ModelProto | None, str
         return None, str(error)
 
 
-def _analysed(graph: onnx.ModelProto, told: Mapping[str, Any], *, must: bool) -> Safety | None:
+def _analysed(graph: Model, told: Mapping[str, Any], *, must: bool) -> Safety | None:
     """Return what is proven; None where the graph alone does not say which axes carry rows, and `must` is False."""
     from anybatch import safety  # imports onnx
 
@@ -230,27 +231,25 @@ def _analysed(graph: onnx.ModelProto, told: Mapping[str, Any], *, must: bool) ->
         return None
 
 
-def _as_opened(graph: onnx.ModelProto, proof: Safety | None, spec: ModelSpec) -> Safety | None:
+def _as_opened(graph: Model, proof: Safety | None, spec: ModelSpec) -> tuple[Safety | None, str]:
     """Return what is proven where rows lie as the session has them: `proof` itself, where it says the same.
 
-    None where the session's model has other tensors than the graph.
+    None, and why, where the graph has no such tensors or axes.
     """
     tensors = {tensor.name: (tensor.batch_axis, tensor.rows_per_row) for tensor in (*spec.inputs, *spec.outputs)}
     if proof is not None:
         found = {each.name: (each.axis, each.rows_per_row) for each in proof.inputs}
         found |= {each.name: (each.batch_axis, each.rows_per_row) for each in proof.outputs}
         if found == tensors:
-            return proof
+            return proof, ""
     from anybatch import safety
 
+    axes = {name: axis for name, (axis, _) in tensors.items()}
+    factors = {name: factor for name, (_, factor) in tensors.items() if factor > 1}
     try:
-        return safety.analyse(
-            graph,
-            batch_axis={name: axis for name, (axis, _) in tensors.items()},
-            rows_per_row={name: factor for name, (_, factor) in tensors.items() if factor > 1},
-        )
-    except (InputError, ModelError):
-        return None
+        return safety.analyse(graph, batch_axis=axes, rows_per_row=factors), ""
+    except (InputError, ModelError) as error:
+        return None, f"the session's rows are not in the graph: {error}"
 
 
 # ------------------------------------------------------------------------------------------------------------ findings

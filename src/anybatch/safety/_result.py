@@ -76,10 +76,10 @@ class OutputSafety:
 
     @property
     def short_reason(self) -> str:
-        """The reason without the name of the node, to stand beside it."""
+        """The reason without the names of node and output, to stand beside them."""
         beginning = f"node {self.node!r} ("
         if not self.reason.startswith(beginning):
-            return self.reason
+            return self.reason.replace(f"row i of {self.name!r}", "row i", 1)
         operator, _, does = self.reason.removeprefix(beginning).partition(") ")
         return f"{operator} {does}"
 
