@@ -625,3 +625,9 @@ def test_runner_tries_rows(affine):
     with pytest.raises(ClosedError, match=r"try_rows\(\) after close\(\)"):
         runner.try_rows()
     assert len(backend.launches) == before
+
+
+def test_help_ends_in_an_example(cli):
+    result = cli("--help")
+    assert (result.code, "Example: anybatch check model.onnx" in result.out) == (0, True)
+    assert max(map(len, result.out.splitlines())) <= 80
