@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 import safety_models
@@ -979,3 +980,13 @@ def test_a_thousand_nodes():
     model = safety_models.deep(1000)
     assert len(model.graph.node) >= 1000
     assert analyse(model).verdict == IND  # benchmarks time it
+
+
+@pytest.mark.parametrize(("scale", "verdict"), [("float[n,2] s", "independent"), ("float[1,2] s", "unknown")])
+def test_scales_of_blocks_are_not_broadcast(scale, verdict):
+    """ONNX Runtime refuses one scale for several rows, so nothing is proven by what it does with one row."""
+    text = (
+        f'<ir_version: 10, opset_import: ["": 21]> m (int8[n,4] x, {scale}) => (float[n,4] y) '
+        "{ y = DequantizeLinear <axis = 1, block_size = 2> (x, s) }"
+    )
+    assert analyse(onnx.parser.parse_model(text)).verdict == verdict

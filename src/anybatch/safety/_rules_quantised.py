@@ -47,6 +47,8 @@ def _with_blocks(call: Call, value: Value, scale: Value, index: int) -> Value:
     if len(sizes) != len(shape):
         raise StoppedError(f"has {call.name(index)} with {len(sizes)} axes for a tensor with {len(shape)}")
     sizes[axis] = shape[axis]
+    if tuple(sizes) != tuple(shape):  # in blocks nothing is broadcast
+        raise StoppedError(f"needs {call.name(index)} to have the tensor's own size along each axis but {axis}")
     return broadcast([value, Value(tuple(sizes), scale.rows)])
 
 
