@@ -160,7 +160,8 @@ class Guard:
             known = {name: each for name, each in self._proven.items() if name in self._names} | known
         for name in self._names:
             known.setdefault(name, _unknown(name, "nothing is known of the model"))
-        open_names = [name for name in self._names if known[name].verdict == "unknown"]
+        # A model without a graph, compiled ahead, is not tried unasked: its launches may be counted, and cost minutes.
+        open_names = [name for name in self._names if known[name].verdict == "unknown" and known[name].basis == "proof"]
         if open_names and self.mode == "auto" and self._attempt is not None:
             self._try(open_names, known)
         return tuple(known[name] for name in self._names)
