@@ -395,7 +395,7 @@ def test_batch_axis_reaches_the_backend(cli, save):
     told = [word for name in "xyz" for word in ("--batch-axis", f"{name}=1")]
     result = cli(model, *told, "--backend", "onnxruntime", "--batch-sizes", "4", "--json")
     assert result.code == 0, result
-    assert [each["certainty"] for each in result.json["inputs"]] == ["told"]
+    assert result.json["inputs"] == [{"name": "x", "axis": 1, "rows_per_row": 1, "certainty": "told"}]
 
 
 def test_trial_with_rows_of_a_file_and_with_sizes(cli, fails, save, tmp_path):
