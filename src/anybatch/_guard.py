@@ -51,8 +51,8 @@ class Guard:
 
     Args:
         mode: ``"auto"``: what is coupled runs in exact launches only, what stays unknown after proof and trial runs freely,
-            with a warning. ``"strict"``: whatever is not proven or declared runs in exact launches only. ``"off"``: nothing is
-            checked.
+            with a warning, and so does, without one, a model that has no graph. ``"strict"``: whatever is neither proven nor
+            declared runs in exact launches only. ``"off"``: nothing is checked.
         spec: the model; outputs without a batch axis are not this class's business.
         independent: outputs whose rows the caller declares independent.
         prove: returns what the graph proves by output; what it lacks is unknown.

@@ -209,7 +209,8 @@ def open_model(
         safety: what to do where rows may influence one another, so that padding and splitting could change answers. ``"auto"``:
             a model of which the graph shows that they do runs in exact launches only, and other requests are refused; where
             neither is shown, the opened model is tried for two seconds at most, and a SafetyWarning says that nothing is
-            proven. ``"strict"``: whatever is not proven runs in exact launches only. ``"off"``: nothing is checked.
+            proven; one without a graph, which is compiled already, runs freely, and reports say that nothing is known.
+            ``"strict"``: whatever is not proven runs in exact launches only. ``"off"``: nothing is checked.
         independent: outputs whose rows the caller knows to be independent; `Runner.safety` and reports say so.
         options: the backend's own options; its documentation lists them.
 
