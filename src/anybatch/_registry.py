@@ -257,7 +257,7 @@ def open_model(
             prove=partial(_prove, source, session.spec),
             attempt=partial(try_rows, session.execute, session.spec, session.batching, seconds=_TRIAL_S),
         )
-        splits = isinstance(table, Calibration) or (table is not None and table.sizes is not None)
+        splits = isinstance(table, Calibration) or (isinstance(table, Costs) and table.sizes is not None)
         if splits or not (isinstance(session.batching, AnyBatch) or has_single_rows(session.batching)):
             guard.settle()  # else each row is launched just with those that came with it
         if doubt := guard.take_doubt():
