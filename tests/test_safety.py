@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
 
 import safety_models
@@ -660,6 +661,9 @@ CASES = {
 }
 # Those that ONNX Runtime cannot run on its CPU, or not with the rows of these tests.
 NOT_RUN = {"group norm", "recurrent, batch first", "function of its own opset", "unknown operator"}
+if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 24):
+    # 1.23.2, the newest for Python 3.10, fails at the first and gives rows beside others another answer at the second.
+    NOT_RUN |= {"reduce nothing", "reverse sequences"}
 
 
 @pytest.mark.parametrize("case", CASES)
