@@ -895,7 +895,7 @@ def _lower_bound(tables: _Tables, budgets: _Budgets, gears: _Sizes, progress: Ca
     costs = plans.costs * shares[plans.group]
     goal = tables.cost(tables.add_all(tables.empty(), gears))
     width = len(budgets.allowed) + 1  # the last price, of no gear, stays 0
-    prices = np.zeros((len(rows), width))
+    prices: _Array = np.zeros((len(rows), width))
     pays = [plans.group * width + index for index in (plans.largest, plans.smallest)]
     starts = np.flatnonzero(np.diff(plans.group, prepend=-1))
     lengths = np.diff(starts, append=len(costs))

@@ -1145,8 +1145,8 @@ class _Round:
 def _row(tensor: TensorSpec, results: Mapping[str, Array], position: int) -> Array:
     """Return the answer for one row: of an output without rows, all of it. A copy, which no later launch writes to."""
     array = results[tensor.name]
-    row: Array = array if tensor.batch_axis is None else tensor.rows_of(array, position, position + 1)
-    return row.copy()
+    row: Array = (array if tensor.batch_axis is None else tensor.rows_of(array, position, position + 1)).copy()
+    return row
 
 
 def _is_tight(one: _Place, other: _Place) -> bool:
