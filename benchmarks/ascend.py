@@ -88,7 +88,7 @@ class Account:
 
 def open_runner(model: Path, compute_us: float, **options: Any) -> anybatch.Runner:
     costs = {gear: LAUNCH_US + compute_us * gear for gear in GEARS}
-    return anybatch.open(model, backend=ascend_sim(), costs=costs, **options)
+    return anybatch.open(model, backend=ascend_sim(), costs=costs, independent=["y"], **options)
 
 
 def makespans(model: Path, folder: Path, requests: list[np.ndarray[Any, Any]]) -> None:
@@ -208,7 +208,12 @@ def other_threads(model: Path, folder: Path) -> None:
 
         acl = Watched(acl_sim, mark, mark)
         if title == "anybatch":
-            with anybatch.open(model, backend=ascend_sim(lambda acl=acl: acl), policy="round_up") as runner:  # type: ignore[misc]
+            with anybatch.open(
+                model,
+                backend=ascend_sim(lambda acl=acl: acl),  # type: ignore[misc]
+                policy="round_up",
+                independent=["y"],
+            ) as runner:
                 _twice(lambda runner=runner: runner.run({"x": images}), counter)  # type: ignore[misc]
         else:
             client = SerialClient(acl, model, (ROW * 4, ROW * 4))
@@ -257,6 +262,7 @@ def host_overhead(folder: Path) -> None:
             backend=ascend_sim(lambda acl=watched: acl),
             callback_every=0,
             policy="round_up",  # type: ignore[misc]
+            independent=["y"],
         ) as runner:
             session = runner._session  # type: ignore[attr-defined]  # the launch itself, without the core around it
             inputs = {"x": np.ones((request_rows, 16), np.float32)}

@@ -20,6 +20,7 @@ from anybatch import InputError, ModelError
 from anybatch_ascend import AscendBackend
 from anybatch_ascend.status import AclDeviceError, AclError
 from anybatch_ascend_sim import backend as ascend_sim
+from ascend_models import open_model
 
 GEARS = (1, 4)
 REQUESTS = (1, 3, 7)
@@ -75,7 +76,7 @@ def dynamic(size, rank=0):
 
 
 def opened(model, **options):
-    return anybatch.open(model, backend=AscendBackend(acl=lambda: acl_sim), **options)
+    return open_model(model, backend=AscendBackend(acl=lambda: acl_sim), **options)
 
 
 def images(rows, shape):

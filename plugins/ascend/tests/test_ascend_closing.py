@@ -6,7 +6,6 @@ import threading
 from types import SimpleNamespace
 
 import acl_sim
-import anybatch
 import ascend_models
 from acl_sim import testing
 from anybatch_ascend import AscendBackend
@@ -38,7 +37,7 @@ def test_waiting_for_reports_while_streams_are_unsubscribed_is_no_failure(caplog
     testing.reset()
     om = ascend_models.compiled(ascend_models.AFFINE, (1, 4, 8))
 
-    anybatch.open(om, backend=AscendBackend(acl=lambda: acl), slots=2).close()
+    ascend_models.open_model(om, backend=AscendBackend(acl=lambda: acl), slots=2).close()
 
     assert not left
     assert caplog.records == []

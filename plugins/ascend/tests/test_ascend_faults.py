@@ -26,7 +26,7 @@ def scenario(om, **options):
     rng = np.random.default_rng(5)
     errors = []
     try:
-        runner = anybatch.open(om, backend=backend, slots=2, **options)
+        runner = ascend_models.open_model(om, backend=backend, slots=2, **options)
     except anybatch.AnybatchError as error:
         return [error]
     try:

@@ -21,7 +21,7 @@ from anybatch_ascend import AscendBackend
 from anybatch_ascend import backend as backend_module
 from anybatch_ascend._model import LOADS
 from anybatch_ascend_sim import backend as ascend_sim
-from ascend_models import AFFINE, RNG, compiled
+from ascend_models import AFFINE, RNG, compiled, open_model
 from ascend_spy import Spy
 
 GEARS = (1, 4, 8)
@@ -77,7 +77,7 @@ def check(runner, model=AFFINE, rows=11):
 @pytest.mark.parametrize("load", LOADS)
 def test_each_way_to_load(backend, spy, load):
     om = compiled(AFFINE, GEARS)
-    with anybatch.open(om, backend=backend, load=load, slots=2) as runner:
+    with open_model(om, backend=backend, load=load, slots=2) as runner:
         check(runner)
         assert [call.name for call in spy.calls if call.name.startswith("mdl.load_")] == [f"mdl.load_from_{load}"]
 
@@ -85,7 +85,7 @@ def test_each_way_to_load(backend, spy, load):
 @pytest.mark.parametrize("load", ["mem", "mem_with_mem", None])
 def test_bytes(backend, spy, load):
     content = compiled(AFFINE, GEARS).read_bytes()
-    with anybatch.open(content, backend=backend, slots=2, **({"load": load} if load else {})) as runner:
+    with open_model(content, backend=backend, slots=2, **({"load": load} if load else {})) as runner:
         check(runner)
     assert len(spy.named(f"mdl.load_from_{load or 'mem'}")) == 1
 
@@ -94,7 +94,7 @@ def test_bytes(backend, spy, load):
 def test_bytes_cannot_be_loaded_as_a_file(backend, load):
     content = compiled(AFFINE, GEARS).read_bytes()
     with pytest.raises(anybatch.InputError, match=f"load='{load}' needs a file, got {len(content)} bytes; use load='mem'"):
-        anybatch.open(content, backend=backend, load=load)
+        open_model(content, backend=backend, load=load)
 
 
 @pytest.mark.parametrize("load", ["file_with_mem", "mem_with_mem"])
@@ -103,7 +103,7 @@ def test_own_memory_is_of_the_sizes_asked_for_and_freed_after_the_model(backend,
     work_size, weight_size, _ = acl_sim.mdl.query_size(str(om))
     assert work_size
     assert weight_size
-    with anybatch.open(om, backend=backend, load=load, slots=1):
+    with open_model(om, backend=backend, load=load, slots=1):
         given = spy.named(f"mdl.load_from_{load}")[0].args[-4:]
         assert (given[1], given[3]) == (work_size, weight_size)
         assert [call.args for call in spy.named("rt.malloc")][:2] == [(work_size, 0), (weight_size, 0)]
@@ -117,7 +117,7 @@ def test_memory_for_the_file_on_a_board_is_the_devices(spy):
     testing.reset(run_mode="device")
     backend = AscendBackend(acl=lambda: spy)
     om = compiled(AFFINE, GEARS)
-    with anybatch.open(om, backend=backend, load="mem", slots=1) as runner:
+    with open_model(om, backend=backend, load="mem", slots=1) as runner:
         source, size = spy.named("mdl.load_from_mem")[0].args
         assert size == om.stat().st_size
         names = [call.name for call in spy.calls]
@@ -128,21 +128,21 @@ def test_memory_for_the_file_on_a_board_is_the_devices(spy):
 
 
 def test_on_a_card_the_bytes_are_read_where_they_are(backend, spy):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, load="mem", slots=1):
+    with open_model(compiled(AFFINE, GEARS), backend=backend, load="mem", slots=1):
         assert not spy.named("rt.memcpy")
 
 
 @pytest.mark.parametrize("load", LOADS)
 def test_run_mode_device(load):
     testing.reset(run_mode="device")
-    with anybatch.open(compiled(AFFINE, GEARS), backend=ascend_sim(), load=load) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=ascend_sim(), load=load) as runner:
         check(runner)
 
 
 def test_a_file_is_known_by_its_first_bytes_too(tmp_path, backend):
     path = tmp_path / "model.bin"
     path.write_bytes(compiled(AFFINE, GEARS).read_bytes())
-    with anybatch.open(path, backend=backend, slots=1) as runner:
+    with open_model(path, backend=backend, slots=1) as runner:
         check(runner)
 
 
@@ -159,7 +159,7 @@ def test_an_onnx_model_is_opened_as_its_compiled_form_with_what_the_onnx_says(tm
     sizes = (4,) if model is AXIS_1 else (1, 4)
     made = anybatch.Compiled(path=om, spec=model.spec, batch_sizes=sizes, cached=False, temporary=temporary)
     monkeypatch.setattr(backend_module, "compile_model", lambda *args, **options: made)
-    with anybatch.open(model.onnx_bytes, backend=backend, slots=2) as runner:
+    with open_model(model.onnx_bytes, backend=backend, slots=2) as runner:
         assert om.exists() == (not temporary)
         assert runner.batching.sizes == sizes
         assert [t.shape for t in runner.spec.inputs] == [t.shape for t in model.spec.inputs]
@@ -175,25 +175,25 @@ def three_rows(folder):
 
 
 def test_batch_sizes_that_the_file_has(backend):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, batch_sizes=[8, 1, 4]) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, batch_sizes=[8, 1, 4]) as runner:
         assert runner.batching.sizes == GEARS
 
 
 def test_batch_sizes_that_the_file_has_not(backend):
     with pytest.raises(anybatch.ModelError, match=r"batch sizes \[1, 2\], this one has \[1, 4, 8\]; leave batch_sizes out"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend, batch_sizes=[1, 2])
+        open_model(compiled(AFFINE, GEARS), backend=backend, batch_sizes=[1, 2])
 
 
 def test_gears_come_in_any_order(tmp_path, backend):
     flags = ("--input_shape=x:-1,6", "--dynamic_batch_size=8,1,4", "--precision_mode=must_keep_origin_dtype")
     om = convert(tmp_path, AFFINE.proto(), *flags)
-    with anybatch.open(om, backend=backend, slots=2) as runner:
+    with open_model(om, backend=backend, slots=2) as runner:
         assert runner.batching.sizes == GEARS
         check(runner)
 
 
 def test_a_static_model_is_one_gear(backend, spy):
-    with anybatch.open(compiled(AFFINE, (4,)), backend=backend, slots=2) as runner:
+    with open_model(compiled(AFFINE, (4,)), backend=backend, slots=2) as runner:
         assert runner.batching.sizes == (4,)
         check(runner)
     assert not spy.named("mdl.set_dynamic_batch_size", "mdl.set_input_dynamic_dims")
@@ -216,7 +216,7 @@ def dims_model(folder, model, shapes, gears):
 )
 def test_dims_gears_that_are_batch_sizes(tmp_path, backend, spy, model, shapes, gears, sizes, told):
     om = dims_model(tmp_path, model, shapes, gears)
-    with anybatch.open(om, backend=backend, slots=3, **told) as runner:
+    with open_model(om, backend=backend, slots=3, **told) as runner:
         assert runner.batching.sizes == sizes
         assert {t.name: t.batch_axis for t in runner.spec.inputs} == {t.name: t.batch_axis for t in model.spec.inputs}
         for rows in (1, 3, 7, 17):
@@ -242,7 +242,7 @@ def test_dims_gears_that_are_batch_sizes(tmp_path, backend, spy, model, shapes, 
 def test_dims_gears_that_are_none(tmp_path, backend, model, shapes, gears, told, message):
     om = dims_model(tmp_path, model, shapes, gears)
     with pytest.raises(anybatch.ModelError, match=message):
-        anybatch.open(om, backend=backend, **told)
+        open_model(om, backend=backend, **told)
 
 
 def test_dims_gears_of_the_same_rows(tmp_path, backend, spy):
@@ -254,7 +254,7 @@ def test_dims_gears_of_the_same_rows(tmp_path, backend, spy):
 
     spy.instead["mdl.get_input_dynamic_dims"] = twice
     with pytest.raises(anybatch.ModelError, match=r"two gears \(--dynamic_dims\) of the model have the same number of rows"):
-        anybatch.open(om, backend=backend)
+        open_model(om, backend=backend)
 
 
 def test_dims_gears_over_two_axes(tmp_path, backend):
@@ -263,7 +263,7 @@ def test_dims_gears_over_two_axes(tmp_path, backend):
     with pytest.raises(
         anybatch.ModelError, match=r"input 'x' \[-1, -1\]: expected gears \(--dynamic_dims\) that differ in its rows"
     ):
-        anybatch.open(om, backend=backend)
+        open_model(om, backend=backend)
 
 
 IMAGE = ("x", TensorProto.FLOAT, [1, 3, "h", "w"])
@@ -275,7 +275,7 @@ def test_image_gears_are_refused_by_name(tmp_path, backend):
     with pytest.raises(
         anybatch.ModelError, match=r"compiled for image sizes \(--dynamic_image_size, 2 of them\).*--dynamic_batch"
     ):
-        anybatch.open(om, backend=backend)
+        open_model(om, backend=backend)
 
 
 def test_shape_ranges_are_refused_by_name(tmp_path, backend):
@@ -284,7 +284,7 @@ def test_shape_ranges_are_refused_by_name(tmp_path, backend):
     with pytest.raises(
         anybatch.ModelError, match=r"compiled for a range of shapes \('x' has free dimensions\).*--dynamic_batch_size"
     ):
-        anybatch.open(om, backend=backend)
+        open_model(om, backend=backend)
 
 
 # --- names and dtypes ---
@@ -308,7 +308,7 @@ def test_names_are_those_of_the_onnx_model(tmp_path, backend, name, output, gear
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     # atc's --input_shape parts names at colons from the right
     om = convert(tmp_path, proto, f"--input_shape={name}:{-1 if gears else 4},3", *gears)
-    with anybatch.open(om, backend=backend, slots=1) as runner:
+    with open_model(om, backend=backend, slots=1) as runner:
         assert [t.name for t in runner.spec.inputs] == [name]
         assert [t.name for t in runner.spec.outputs] == [output]
         x = RNG.standard_normal((3, 3)).astype(np.float16).astype(np.float32)
@@ -318,7 +318,7 @@ def test_names_are_those_of_the_onnx_model(tmp_path, backend, name, output, gear
 @pytest.mark.parametrize("dtype", [name for name in BY_DTYPE if name != "bfloat16"])
 def test_dtypes(backend, dtype):
     model = BY_DTYPE[dtype]
-    with anybatch.open(compiled(model, (2, 3)), backend=backend, slots=2) as runner:
+    with open_model(compiled(model, (2, 3)), backend=backend, slots=2) as runner:
         assert runner.spec.inputs[0].dtype == runner.spec.outputs[0].dtype == np.dtype(dtype)
         inputs = model.random_inputs(RNG, 4)
         assert runner.run(inputs)["y"].tobytes() == model.reference(inputs)["y"].tobytes()
@@ -327,20 +327,20 @@ def test_dtypes(backend, dtype):
 def test_a_dtype_that_numpy_lacks(backend, spy):
     spy.instead["mdl.get_output_data_type"] = lambda real, *args: 29
     with pytest.raises(anybatch.ModelError, match=r"output '.*y' is of data type 29 \(aclDataType\), which NumPy does not"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
 
 
 def test_a_description_without_outputs(backend, spy):
     spy.instead["mdl.get_num_outputs"] = lambda real, *args: 0
     with pytest.raises(anybatch.ModelError, match="the model's description has no outputs"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
 
 
 def test_what_cannot_be_given_back_after_a_failed_open_is_told_with_its_cause(backend, spy):
     spy.instead["mdl.get_num_outputs"] = lambda real, *args: 0
     testing.machine().faults += [testing.Fault("acl.mdl.unload", nth, 545009) for nth in (1, 2)]
     with pytest.raises(anybatch.DeviceError, match=r"acl\.mdl\.unload failed \(status 545009\)") as raised:
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
     assert "has no outputs" in str(raised.value.__cause__)
     assert [leak.kind for leak in testing.ledger().leaks] == ["model"]
     testing.reset()
@@ -353,17 +353,17 @@ def test_an_output_that_grows_out_of_proportion(backend, spy):
 
     spy.instead["mdl.get_cur_output_dims"] = dims
     with pytest.raises(anybatch.ModelError, match=r"is \[2, 5\] with 1 rows and \[9, 5\] with 8: expected one axis to grow"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
 
 
 def test_a_buffer_too_small_for_the_rows(backend, spy):
     spy.instead["mdl.get_output_size_by_index"] = lambda real, *args: real(*args) - 4
     with pytest.raises(anybatch.ModelError, match=r"'y': expected 160 bytes for 8 rows of .*the model says 156"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
 
 
 def test_an_output_without_rows(backend):
-    with anybatch.open(compiled(SAME, (2, 4)), backend=backend, combine={"doubled": "same"}, slots=2) as runner:
+    with open_model(compiled(SAME, (2, 4)), backend=backend, combine={"doubled": "same"}, slots=2) as runner:
         assert {t.name: t.batch_axis for t in runner.spec.outputs} == {"y": 0, "doubled": None}
         check(runner, SAME, 7)
 
@@ -374,9 +374,9 @@ def test_an_output_without_rows(backend):
 def test_several_runners_share_one_process(spy, backend):
     om = compiled(AFFINE, GEARS)
     with (
-        anybatch.open(om, backend=backend, slots=2) as first,
-        anybatch.open(om, backend=backend, slots=2) as second,
-        anybatch.open(compiled(SEVERAL, (2, 4)), backend=backend, device=1, slots=2) as third,
+        open_model(om, backend=backend, slots=2) as first,
+        open_model(om, backend=backend, slots=2) as second,
+        open_model(compiled(SEVERAL, (2, 4)), backend=backend, device=1, slots=2) as third,
     ):
         threads = [threading.Thread(target=check, args=args) for args in [(first,), (second,), (third, SEVERAL)]]
         for thread in threads:
@@ -391,14 +391,14 @@ def test_several_runners_share_one_process(spy, backend):
 
 @pytest.mark.parametrize("device", [0, 1])
 def test_devices(spy, backend, device):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, device=device, slots=1) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, device=device, slots=1) as runner:
         check(runner)
         assert [call.args for call in spy.named("rt.create_context")] == [(device,)]
 
 
 def test_a_device_that_is_not_there(backend):
     with pytest.raises(anybatch.InputError, match="ascend: expected a device from 0 to 1, got 2"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend, device=2)
+        open_model(compiled(AFFINE, GEARS), backend=backend, device=2)
 
 
 def test_a_device_that_is_lost(backend):
@@ -406,12 +406,12 @@ def test_a_device_that_is_lost(backend):
     with pytest.raises(
         anybatch.InputError, match=r"acl.rt.create_context failed \(status 107001\): RT_INVALID_DEVICEID.*npu-smi"
     ):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend, device=1)
+        open_model(compiled(AFFINE, GEARS), backend=backend, device=1)
 
 
 def test_initialized_by_another_library(backend):
     assert acl_sim.init() == 0
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend) as runner:
         check(runner)
     assert acl_sim.finalize() == 0  # it is still theirs to end
 
@@ -419,25 +419,25 @@ def test_initialized_by_another_library(backend):
 def test_init_fails(backend):
     testing.reset(faults=(testing.Fault("acl.init", 1, 500004),))
     with pytest.raises(anybatch.BackendUnavailableError, match=r"acl.init failed \(status 500004\): DRV_FAILURE"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
 
 
 def test_acl_config_is_passed_on(tmp_path, backend, spy):
     config = tmp_path / "acl.json"
     config.write_text(json.dumps({"profiler": {}}))
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, acl_config=config):
+    with open_model(compiled(AFFINE, GEARS), backend=backend, acl_config=config):
         assert spy.named("init")[0].args == (str(config),)
 
 
 def test_an_acl_config_that_is_no_file(tmp_path, backend):
     with pytest.raises(anybatch.InputError, match=r"acl.init failed \(status 100003\): INVALID_FILE.*acl_config"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend, acl_config=tmp_path / "none.json")
+        open_model(compiled(AFFINE, GEARS), backend=backend, acl_config=tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("code", [100001, 145001])
 def test_another_library_finalizes_while_a_runner_is_open(backend, code):
     # What a card answers then; the simulator would stop the program.
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
         nth = testing.ledger().calls["acl.mdl.execute_async"] + 1
         testing.machine().faults.append(testing.Fault("acl.mdl.execute_async", nth, code))
         with pytest.raises(
@@ -451,7 +451,7 @@ def test_a_thread_keeps_the_context_of_another_library(backend, callback_every):
     assert acl_sim.rt.set_device(1) == 0
     theirs = acl_sim.rt.get_context()
     assert theirs[1] == 0
-    runner = anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every)
+    runner = open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every)
     assert acl_sim.rt.get_context() == theirs
     check(runner)
     assert acl_sim.rt.get_context() == theirs
@@ -466,14 +466,14 @@ def test_a_thread_keeps_the_context_of_another_library(backend, callback_every):
     runner.close()
     assert acl_sim.rt.get_context() == theirs
     with pytest.raises(anybatch.ModelError):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend, batch_sizes=[3])
+        open_model(compiled(AFFINE, GEARS), backend=backend, batch_sizes=[3])
     assert acl_sim.rt.get_context() == theirs
     assert acl_sim.rt.reset_device(1) == 0
 
 
 def test_a_context_that_its_owner_destroyed_meanwhile_is_not_missed(backend):
     context, _ = acl_sim.rt.create_context(1)
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
         real = acl_sim.rt.synchronize_stream
 
         def destroy(stream):
@@ -490,7 +490,7 @@ def test_a_context_that_its_owner_destroyed_meanwhile_is_not_missed(backend):
 def test_pyacl_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "acl", None)
     with pytest.raises(anybatch.BackendUnavailableError) as raised:
-        anybatch.open(compiled(AFFINE, GEARS), backend=AscendBackend())
+        open_model(compiled(AFFINE, GEARS), backend=AscendBackend())
     assert str(raised.value).startswith("ascend: import acl failed (")
     assert "install that, then `source /usr/local/Ascend/ascend-toolkit/set_env.sh`" in str(raised.value)
     assert isinstance(raised.value.__cause__, ImportError)
@@ -498,7 +498,7 @@ def test_pyacl_is_not_installed(monkeypatch):
 
 def test_import_acl(monkeypatch, backend):
     monkeypatch.setitem(sys.modules, "acl", acl_sim)
-    with anybatch.open(compiled(AFFINE, GEARS), backend=AscendBackend()) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=AscendBackend()) as runner:
         assert runner.backend == "ascend"
         check(runner)
 
@@ -508,14 +508,14 @@ def test_a_function_that_this_cann_lacks(backend, spy):
     with pytest.raises(
         anybatch.BackendUnavailableError, match=r"ascend: this pyACL has no acl\.rt\.malloc_host: install a newer CANN"
     ):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
 
 
 def test_a_function_that_only_executing_needs(backend, spy):
     before = threading.active_count()
     spy.missing.add("rt.memset_async")
     with pytest.raises(anybatch.BackendUnavailableError, match=r"no acl\.rt\.memset_async"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
     assert threading.active_count() == before  # the report thread is gone
 
 
@@ -524,31 +524,31 @@ def test_no_messages_of_the_runtime(backend, spy):
     with pytest.raises(
         anybatch.ModelError, match=r"load_from_mem failed \(status 145006\): GE_EXEC_MODEL_DATA_SIZE_INVALID: it is"
     ):
-        anybatch.open(b"IMOD" + bytes(200), backend=backend, load="mem")
+        open_model(b"IMOD" + bytes(200), backend=backend, load="mem")
 
 
 def test_messages_of_what_was_no_failure_are_not_shown(backend, spy):
     assert acl_sim.init() == 0  # so that ours is refused, and leaves a message
     spy.instead["mdl.create_desc"] = lambda real: 0
     with pytest.raises(anybatch.DeviceError, match=r"it returned no handle$"):
-        anybatch.open(compiled(AFFINE, (4,)), backend=backend)
+        open_model(compiled(AFFINE, (4,)), backend=backend)
     del spy.instead["mdl.create_desc"]
     spy.instead["mdl.get_input_data_type"] = lambda real, *args: 0
     spy.instead["create_data_buffer"] = lambda real, *args: 0
     with pytest.raises(anybatch.DeviceError, match=r"it returned no handle$"):  # nor that a static model has no gear input
-        anybatch.open(compiled(AFFINE, (4,)), backend=backend)
+        open_model(compiled(AFFINE, (4,)), backend=backend)
 
 
 def test_no_handle(backend, spy):
     spy.instead["mdl.create_dataset"] = lambda real: 0
     with pytest.raises(anybatch.DeviceError, match=r"acl\.mdl\.create_dataset failed: it returned no handle$") as raised:
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend)
+        open_model(compiled(AFFINE, GEARS), backend=backend)
     assert (raised.value.code, raised.value.code_name, raised.value.function) == (0, "no handle", "acl.mdl.create_dataset")
 
 
 def test_older_events_mean_one_launch_at_a_time(backend, spy, caplog):
     spy.missing.add("rt.create_event_ex_with_flag")
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=4) as runner:
         assert runner.concurrency == 1
         assert "has no acl.rt.create_event_ex_with_flag, so one launch runs at a time" in caplog.text
         check(runner)
@@ -579,7 +579,7 @@ def test_older_events_mean_one_launch_at_a_time(backend, spy, caplog):
 )
 def test_options_that_do_not_fit(backend, options, message):
     with pytest.raises(anybatch.InputError, match=message):
-        anybatch.open(compiled(AFFINE, GEARS), backend=backend, **options)
+        open_model(compiled(AFFINE, GEARS), backend=backend, **options)
 
 
 def test_options_are_checked_before_acl_is_imported():
@@ -587,18 +587,18 @@ def test_options_are_checked_before_acl_is_imported():
         raise AssertionError
 
     with pytest.raises(anybatch.InputError, match="expected slots"):
-        anybatch.open(compiled(AFFINE, GEARS), backend=AscendBackend(acl=never), slots=0)
+        open_model(compiled(AFFINE, GEARS), backend=AscendBackend(acl=never), slots=0)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
 def test_slots_are_the_concurrency(backend, spy, slots):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=slots) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=slots) as runner:
         assert runner.concurrency == slots
         assert len(spy.named("rt.create_stream")) == slots
 
 
 def test_defaults(backend, spy):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend) as runner:
         assert runner.concurrency == 6
         assert len(spy.named("rt.subscribe_report")) == 6
         assert spy.named("init")[0].args == ()
@@ -664,7 +664,7 @@ warnings.simplefilter("ignore")
 import numpy as np
 import anybatch
 from anybatch_ascend import AscendBackend
-runner = anybatch.open(sys.argv[1], backend=AscendBackend())
+runner = anybatch.open(sys.argv[1], backend=AscendBackend(), safety="off")
 x = np.ones((3, 6), np.float32)
 runner.run({"x": x})
 """
@@ -727,7 +727,7 @@ def forever(stream):
     started.set()
     time.sleep(1000)
 acl.rt.synchronize_stream = forever
-second = anybatch.open(sys.argv[1], backend=AscendBackend())
+second = anybatch.open(sys.argv[1], backend=AscendBackend(), safety="off")
 threading.Thread(target=second.run, args=[{"x": x}], daemon=True).start()
 started.wait()
 acl.rt.synchronize_stream = real

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 import acl_sim
-import anybatch
 from acl_sim import testing
 from anybatch_ascend import AscendBackend, _reports
 from anybatch_ascend._acl import Acl
 from anybatch_ascend._reports import Reports
 from anybatch_ascend.status import AclDeviceError
-from ascend_models import AFFINE, RNG, compiled
+from ascend_models import AFFINE, RNG, compiled, open_model
 from ascend_spy import Spy
 
 GEARS = (1, 4, 8)
@@ -265,7 +264,7 @@ def queue_together(runner, spy, count):
 
 
 def test_a_launch_that_fails_holds_nobody_up_while_it_is_drained(backend, spy, caplog):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=2, callback_every=2) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=2, callback_every=2) as runner:
         together, waits, well_done = threading.Barrier(2), threading.Event(), threading.Event()
         failing = threading.local()
         reports = runner._session._reports
@@ -307,14 +306,14 @@ def test_a_launch_that_fails_holds_nobody_up_while_it_is_drained(backend, spy, c
 
 @pytest.mark.parametrize(("every", "callbacks"), [(1, 4), (2, 2), (3, 2), (4, 1), (9, 1)])
 def test_callbacks_of_launches_that_are_queued_together(backend, spy, every, callbacks):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=every) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=every) as runner:
         queue_together(runner, spy, 4)
         assert len(spy.named("rt.launch_callback")) == callbacks
 
 
 def test_one_launch_at_a_time_needs_no_callback(backend, spy):
     options = {"slots": 4, "callback_every": 1, "policy": "round_up"}
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, **options) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, **options) as runner:
         for rows in range(1, max(GEARS) + 1):  # more would be several launches, which run side by side
             inputs = AFFINE.random_inputs(RNG, rows)
             check(inputs, runner.run(inputs))
@@ -323,18 +322,18 @@ def test_one_launch_at_a_time_needs_no_callback(backend, spy):
 
 def test_one_thread_per_session_and_none_for_one_slot_or_without_callbacks(backend):
     om = compiled(AFFINE, GEARS)
-    with anybatch.open(om, backend=backend, slots=2) as first:
-        with anybatch.open(om, backend=backend, slots=2):
+    with open_model(om, backend=backend, slots=2) as first:
+        with open_model(om, backend=backend, slots=2):
             assert len(report_threads()) == 2
         assert len(report_threads()) == 1
-        with anybatch.open(om, backend=backend, slots=1), anybatch.open(om, backend=backend, slots=4, callback_every=0):
+        with open_model(om, backend=backend, slots=1), open_model(om, backend=backend, slots=4, callback_every=0):
             assert len(report_threads()) == 1
         first.run(AFFINE.random_inputs(RNG, 2))
     assert not report_threads()
 
 
 def test_unsubscribed_before_its_streams_are_destroyed(backend, spy):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=3) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=3) as runner:
         queue_together(runner, spy, 2)
     order = [call.name for call in spy.named("rt.unsubscribe_report", "rt.destroy_stream")]
     assert order == ["rt.unsubscribe_report"] * 3 + ["rt.destroy_stream"] * 3
@@ -345,7 +344,7 @@ def test_unsubscribed_before_its_streams_are_destroyed(backend, spy):
 
 @pytest.mark.parametrize("failures", [2, 3, 10])
 def test_process_report_fails(backend, spy, caplog, failures):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=2) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=2) as runner:
         queue_together(runner, spy, 4)
         seen = []
 
@@ -370,7 +369,7 @@ def test_process_report_fails(backend, spy, caplog, failures):
 
 
 def test_failures_with_a_report_between_them_do_not_add_up(backend, spy, caplog):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=2) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=2) as runner:
         script = [507000, 507000, 0, 507000, 507000, 507012, 507000]
         spy.instead["rt.process_report"] = lambda real, *args: script.pop(0) if script else real(*args)
         patience = threading.Event()
@@ -383,7 +382,7 @@ def test_failures_with_a_report_between_them_do_not_add_up(backend, spy, caplog)
 
 def test_callbacks_never_come(backend, spy, monkeypatch, caplog):
     monkeypatch.setattr(_reports, "_SILENCE_S", 0.1)
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=1) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=1) as runner:
         spy.instead["rt.launch_callback"] = lambda real, *args: 0
         queue_together(runner, spy, 4)
         assert caplog.text.count("no report in 0.1 s: launches wait for their own streams from now on") == 1
@@ -394,7 +393,7 @@ def test_callbacks_never_come(backend, spy, monkeypatch, caplog):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_report_thread_dies(backend, spy, caplog):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=1) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=4, callback_every=1) as runner:
 
         def die(real, *args):
             raise SystemError("what pyACL raises for a callback that did")
@@ -409,7 +408,7 @@ def test_the_report_thread_dies(backend, spy, caplog):
 
 
 def test_a_callback_on_its_way_is_waited_for_at_close(backend, spy):
-    runner = anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=2, callback_every=1)
+    runner = open_model(compiled(AFFINE, GEARS), backend=backend, slots=2, callback_every=1)
     reports = runner._session._reports
     reports.wait = lambda flight: None  # as after an interrupt: the stream is synchronized, the callback has not run
     hold = threading.Event()

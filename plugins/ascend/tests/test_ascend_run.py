@@ -19,7 +19,7 @@ import anybatch
 from acl_sim import atc, testing
 from anybatch.testing.models import AXIS_MOVES, COUPLED, SEVERAL
 from anybatch_ascend import AscendBackend, _reports
-from ascend_models import AFFINE, RNG, compiled
+from ascend_models import AFFINE, RNG, compiled, open_model
 from ascend_spy import Spy
 
 GEARS = (1, 4, 8)
@@ -72,7 +72,7 @@ def next_call_fails(function, code, *, skip=0):
 @pytest.mark.parametrize("callback_every", MODES)
 @pytest.mark.parametrize("model", [AFFINE, SEVERAL, AXIS_MOVES], ids=lambda model: model.name)
 def test_many_threads_with_mixed_gears(backend, model, callback_every):
-    with anybatch.open(compiled(model, GEARS), backend=backend, callback_every=callback_every, slots=4) as runner:
+    with open_model(compiled(model, GEARS), backend=backend, callback_every=callback_every, slots=4) as runner:
         batches = requests(40, model)
         with ThreadPoolExecutor(8) as pool:
             for inputs, outputs in zip(batches, pool.map(runner.run, batches), strict=True):
@@ -82,7 +82,7 @@ def test_many_threads_with_mixed_gears(backend, model, callback_every):
 
 @pytest.mark.parametrize("callback_every", MODES)
 def test_map_with_mixed_gears(backend, callback_every):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3) as runner:
         batches = requests(40)
         for inputs, outputs in zip(batches, runner.map(batches), strict=True):
             check(inputs, outputs)
@@ -142,7 +142,7 @@ def test_only_what_an_earlier_launch_left_is_cleared(backend, spy):
 
 @pytest.mark.parametrize("callback_every", MODES)
 def test_nothing_is_allocated_after_open(backend, callback_every):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3) as runner:
         before = Counter(testing.ledger().calls)
         batches = requests(50)
         for inputs in batches[:10]:
@@ -160,7 +160,7 @@ def test_nothing_is_allocated_after_open(backend, callback_every):
 
 
 def test_only_real_rows_are_copied(backend, spy):
-    with anybatch.open(compiled(SEVERAL, GEARS), backend=backend, slots=1) as runner:
+    with open_model(compiled(SEVERAL, GEARS), backend=backend, slots=1) as runner:
         for rows in (3, 8, 1, 11):
             spy.calls.clear()
             inputs = SEVERAL.random_inputs(RNG, rows)
@@ -175,7 +175,7 @@ def test_only_real_rows_are_copied(backend, spy):
 
 def test_gear_and_execution_are_one_step_and_executions_are_in_order(backend, spy):
     streams = {}  # of an event that was recorded
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=4) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=4) as runner:
         spy.calls.clear()
         batches = requests(60)
         for inputs, outputs in zip(batches, runner.map(batches), strict=True):
@@ -203,7 +203,7 @@ def test_gear_and_execution_are_one_step_and_executions_are_in_order(backend, sp
 
 
 def test_inputs_and_outputs_are_aligned(backend, spy):
-    with anybatch.open(compiled(SEVERAL, GEARS), backend=backend, slots=2) as runner:
+    with open_model(compiled(SEVERAL, GEARS), backend=backend, slots=2) as runner:
         spy.calls.clear()
         runner.run(SEVERAL.random_inputs(RNG, 3))
         addresses = [address for call in spy.named("rt.memcpy_async") for address in (call.args[0], call.args[2])]
@@ -239,7 +239,7 @@ def test_a_launch_of_other_rows_than_the_gear_is_refused(backend):
     ],
 )
 def test_an_error_is_that_requests_alone(backend, callback_every, function, code):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=4) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=4) as runner:
         next_call_fails(function, code, skip=7)
         batches = requests(24, most=9)
         futures = [runner.submit(inputs) for inputs in batches]
@@ -258,7 +258,7 @@ def test_an_error_is_that_requests_alone(backend, callback_every, function, code
 
 
 def test_map_yields_what_came_before_the_error(backend):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
         batches = [AFFINE.random_inputs(RNG, 4) for _ in range(8)]
         next_call_fails("acl.mdl.execute_async", 507011, skip=3)
         results = runner.map(batches)
@@ -270,7 +270,7 @@ def test_map_yields_what_came_before_the_error(backend):
 
 
 def test_a_failure_that_is_told_twice_breaks_nothing(backend):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, slots=1) as runner:
         inputs = AFFINE.random_inputs(RNG, 4)
         for skip in (0, 1):
             next_call_fails("acl.rt.synchronize_stream", 507011, skip=skip)
@@ -280,7 +280,7 @@ def test_a_failure_that_is_told_twice_breaks_nothing(backend):
 
 
 def test_a_broken_session_whose_streams_end_after_all_frees_everything(backend):
-    runner = anybatch.open(compiled(AFFINE, GEARS), backend=backend, slots=2)
+    runner = open_model(compiled(AFFINE, GEARS), backend=backend, slots=2)
     inputs = AFFINE.random_inputs(RNG, 4)
     for skip in range(3):
         next_call_fails("acl.rt.synchronize_stream", 507011, skip=skip)
@@ -309,7 +309,7 @@ def test_a_device_is_lost_in_the_middle(backend, spy, monkeypatch, caplog, callb
             testing.machine().lost.add(0)
         return real(*args)
 
-    runner = anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=4)
+    runner = open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=4)
     spy.instead[where] = lose
     batches = requests(40, most=9)
     futures = [runner.submit(inputs) for inputs in batches]
@@ -336,7 +336,7 @@ def test_a_device_is_lost_in_the_middle(backend, spy, monkeypatch, caplog, callb
 
 @pytest.mark.parametrize("callback_every", MODES)
 def test_close_with_a_full_pipeline(backend, callback_every):
-    runner = anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3)
+    runner = open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3)
     batches = requests(60)
     futures = [runner.submit(inputs) for inputs in batches]
     within_patience(runner.close)
@@ -381,7 +381,7 @@ def test_an_interrupt_leaves_right_rows_behind(backend, spy, callback_every, fun
             raise KeyboardInterrupt
         return real(*args)
 
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=callback_every, slots=3) as runner:
         for inputs in requests(6):
             check(inputs, runner.run(inputs))
         batches = requests(16)
@@ -422,7 +422,7 @@ def test_rows_of_an_interrupted_launch_are_cleared(backend, spy):
 
 
 def test_an_interrupt_while_waiting_for_a_report(backend, spy):
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend, callback_every=2, slots=3) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend, callback_every=2, slots=3) as runner:
         waits = []
         reports = runner._session._reports
         real = reports.wait
@@ -461,7 +461,7 @@ def ctrl_c():
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_the_device_works(backend, spy):
     testing.reset(device_time="affine:600000,0", real_time=1.0)  # 0.6 s per launch
-    with anybatch.open(compiled(AFFINE, (4,)), backend=backend, slots=2) as runner:
+    with open_model(compiled(AFFINE, (4,)), backend=backend, slots=2) as runner:
         inputs = AFFINE.random_inputs(RNG, 4)
         returned = []
         never = threading.Event()

@@ -108,7 +108,7 @@ def open_failing(function, code, **options):
     testing.reset(faults=(testing.Fault(function, 1, code),))
     om = ascend_models.compiled(ascend_models.AFFINE, (1, 4, 8))
     with pytest.raises(AclError) as raised:
-        anybatch.open(om, backend=AscendBackend(acl=lambda: acl_sim), slots=1, **options)
+        ascend_models.open_model(om, backend=AscendBackend(acl=lambda: acl_sim), slots=1, **options)
     return raised.value
 
 
@@ -165,7 +165,7 @@ def test_another_configuration_than_the_first_is_the_callers_move(tmp_path):
     assert acl_sim.init() == 0
     om = ascend_models.compiled(ascend_models.AFFINE, (1, 4, 8))
     with pytest.raises(AclInputError, match=r"acl.init failed \(status 100000\).*another configuration than `acl_config`"):
-        anybatch.open(om, backend=AscendBackend(acl=lambda: acl_sim), acl_config=config)
+        ascend_models.open_model(om, backend=AscendBackend(acl=lambda: acl_sim), acl_config=config)
 
 
 @pytest.mark.parametrize("code", [code for code, (_, kind) in TABLE.items() if kind is not DEVICE])
@@ -174,7 +174,7 @@ def test_while_it_executes_every_code_is_the_devices(function, code):
     # A session that is open has been given a right model, device and installation; execute() may raise DeviceError alone.
     om = ascend_models.compiled(ascend_models.AFFINE, (1, 4, 8))
     inputs = {"x": ascend_models.AFFINE.random_inputs(ascend_models.RNG, 3)["x"]}
-    with anybatch.open(om, backend=AscendBackend(acl=lambda: acl_sim), slots=1) as runner:
+    with ascend_models.open_model(om, backend=AscendBackend(acl=lambda: acl_sim), slots=1) as runner:
         nth = testing.ledger().calls[function] + 1
         testing.machine().faults.append(testing.Fault(function, nth, code))
         with pytest.raises(AclDeviceError, match=f"{function} .*{TABLE[code][0]}"):
@@ -184,7 +184,7 @@ def test_while_it_executes_every_code_is_the_devices(function, code):
 
 def test_giving_back_fails_as_the_device(monkeypatch):
     om = ascend_models.compiled(ascend_models.AFFINE, (1, 4, 8))
-    runner = anybatch.open(om, backend=AscendBackend(acl=lambda: acl_sim), slots=1)
+    runner = ascend_models.open_model(om, backend=AscendBackend(acl=lambda: acl_sim), slots=1)
     testing.machine().faults += [testing.Fault("acl.mdl.unload", nth, 500004) for nth in (1, 2)]
     with pytest.raises(AclDeviceError, match=r"acl.mdl.unload failed \(status 500004\)"):
         runner.close()
@@ -198,4 +198,4 @@ def test_a_failed_load_says_that_the_model_is_at_fault(tmp_path):
     with pytest.raises(
         AclModelError, match=r"acl.mdl.load_from_file failed \(status 145006\).*compile it again with the `atc`"
     ):
-        anybatch.open(broken, backend=AscendBackend(acl=lambda: acl_sim))
+        ascend_models.open_model(broken, backend=AscendBackend(acl=lambda: acl_sim))

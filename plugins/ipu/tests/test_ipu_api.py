@@ -182,7 +182,7 @@ def test_a_popef_is_loaded_again_where_the_likely_way_to_pad_was_wrong(fake, tmp
     model = "g (float[4, 3] x, float[3, 4] t) => (float[4, 4] y) { y = MatMul(x, t) }"
     path = popef_of(fake, tmp_path / "m.popef", model, batch_axis={"t": None})
     backend = IpuBackend(poprt=lambda: fake)
-    with anybatch.open(path, backend=backend, batch_axis={"t": None}) as runner:
+    with anybatch.open(path, backend=backend, batch_axis={"t": None}, safety="off") as runner:
         assert runner.batching == anybatch.Gears((4,))
     assert [config.batching_dim for config in fake.configs] == [0, 0xFFFFFFFF]
     assert fake.most_alive == 1, "an IPU holds one model: the first is gone before the second comes"
@@ -445,7 +445,7 @@ def test_a_popef_is_opened_as_it_is(fake, tmp_path):
     backend = IpuBackend(poprt=lambda: fake)
     x = np.ones((5, 3), np.float32)
     for model in (path, path.read_bytes()):
-        with anybatch.open(model, backend=backend) as runner:
+        with anybatch.open(model, backend=backend, safety="off") as runner:
             assert runner.batching == anybatch.MultipleOf(4)
             np.testing.assert_array_equal(runner.run({"x": x})["y"], 2 * x)
         with pytest.raises(ModelError, match=r"compiled for the batch sizes \[8\], this one has \[4\]; leave batch_sizes out"):
