@@ -1,6 +1,8 @@
 """What may be split and padded, what is refused, and what the caller is told."""
 
+import itertools
 import warnings
+from functools import partial
 
 import numpy as np
 import onnx
@@ -8,11 +10,11 @@ import onnx.parser
 import pytest
 
 import anybatch
-from anybatch import AnyBatch, CoupledRowsError, CurveCosts, Gears, InputError, MultipleOf, SafetyWarning
+from anybatch import AnyBatch, CoupledRowsError, CurveCosts, DeviceError, Gears, InputError, MultipleOf, SafetyWarning
 from anybatch._guard import Guard, RowSafety
-from anybatch._trial import Trial
+from anybatch._trial import Trial, try_rows
 from anybatch.testing import FakeBackend
-from anybatch.testing.models import AFFINE, COUPLED
+from anybatch.testing.models import AFFINE, COUPLED, SEVERAL
 
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)
 
@@ -158,19 +160,146 @@ def test_strict_refuses_what_is_not_proven_and_tries_nothing():
         assert str(runner.plan(4)) == "4"
 
 
-def test_models_without_a_graph_run_freely_untried_and_reports_say_that_nothing_is_known(tmp_path):
+# So is a model without a graph, which is compiled already.
+
+
+@pytest.fixture
+def compiled(tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(b"compiled")
-    backend = FakeBackend(Gears((1, 4)))
-    backend._find = lambda _model: AFFINE
-    with anybatch.open(path, backend=backend) as runner:
-        assert not backend.launches
-        assert {(row.verdict, row.basis) for row in runner.safety} == {("unknown", "nothing")}
-        assert "by nothing" in runner.explain(3).safety
-        assert runner.plan(3).rows == 3
-    with anybatch.open(path, backend=backend, safety="strict") as runner:
-        with pytest.raises(CoupledRowsError, match="there is no graph to prove it on"):
+    return path
+
+
+def backend_of(reference, batching=None, **options):
+    """Return a backend to which every model is that one."""
+    backend = FakeBackend(Gears((1, 4)) if batching is None else batching, **options)
+    backend._find = lambda _model: reference
+    return backend
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_a_compiled_model_is_tried_and_the_warning_says_what_would_prove_it(compiled, as_bytes):
+    backend = backend_of(AFFINE)
+    with pytest.warns(SafetyWarning) as caught:
+        runner = anybatch.open(compiled.read_bytes() if as_bytes else compiled, backend=backend)
+    with runner:
+        said = str(caught[0].message)
+        assert said.startswith("the model: " if as_bytes else "model.bin: ")
+        assert "in output 'y' (it is compiled already, so there is no graph to prove it on; " in said
+        assert "were alike), yet requests are split and padded." in said
+        for way_out in ("open the ONNX model where the backend compiles it", "independent=[...]", "safety='off'"):
+            assert way_out in said
+        assert len(caught) == 1
+        assert backend.launches
+        assert {(row.verdict, row.basis) for row in runner.safety} == {("unknown", "trial")}
+        assert "by a trial" in runner.explain(3).safety
+        assert runner.plan(3).padded_rows == 1
+
+
+def test_what_is_told_of_several_outputs_alike_is_told_once(compiled):
+    with pytest.warns(SafetyWarning) as caught:
+        anybatch.open(compiled, backend=backend_of(SEVERAL), independent=[SEVERAL.spec.outputs[0].name]).close()
+    said = str(caught[0].message)
+    assert f"in output {', '.join(repr(each.name) for each in SEVERAL.spec.outputs[1:])} (it is compiled" in said
+    assert said.count("it is compiled already") == 1
+    assert repr(SEVERAL.spec.outputs[0].name) not in said
+
+
+def test_what_a_graph_leaves_open_is_not_said_to_be_compiled():
+    proto = model("y = Neg(x)")
+    proto.graph.input[0].name = "other"  # so the session's rows are not in this graph
+    proto.graph.node[0].input[0] = "other"
+    with pytest.warns(SafetyWarning, match="the graph does not tell: ") as caught:
+        anybatch.open(proto, backend=backend_of(AFFINE)).close()
+    assert "compile" not in str(caught[0].message)
+
+
+def test_a_compiled_model_that_the_trial_finds_coupled_is_refused(compiled):
+    with anybatch.open(compiled, backend=backend_of(COUPLED)) as runner:
+        assert {(row.verdict, row.basis) for row in runner.safety} == {("coupled", "trial")}
+        with pytest.raises(CoupledRowsError, match="^3 rows would be run as .* rows of output 'y' influence one another"):
+            run(runner, 3)
+        assert run(runner, 4).shape == (4, 4)
+
+
+@pytest.mark.parametrize("reference", [AFFINE, COUPLED])
+@pytest.mark.parametrize("option", [{"safety": "off"}, {"independent": ["y"]}])
+def test_the_callers_word_on_a_compiled_model_is_taken_without_a_launch(compiled, reference, option):
+    backend = backend_of(reference)
+    with anybatch.open(compiled, backend=backend, **option) as runner:
+        assert runner.plan(3).padded_rows == 1
+    assert not backend.launches
+
+
+def test_strict_refuses_a_compiled_model_and_tries_nothing(compiled):
+    backend = backend_of(AFFINE)
+    with anybatch.open(compiled, backend=backend, safety="strict") as runner:
+        with pytest.raises(CoupledRowsError, match="safety is 'strict': it is compiled already, so there is no graph"):
             runner.plan(3)
+    assert not backend.launches
+
+
+@pytest.mark.parametrize("batching", [AnyBatch(), Gears((1,))], ids=str)
+def test_where_no_launch_has_rows_but_those_sent_along_a_compiled_model_is_not_tried(compiled, batching):
+    backend = backend_of(AFFINE, batching)
+    with anybatch.open(compiled, backend=backend) as runner:
+        assert not backend.launches
+        assert runner.run(AFFINE.random_inputs(np.random.default_rng(0), 3))["y"].shape[0] == 3
+
+
+def test_single_rows_are_not_tried_when_somebody_asks_later_either(compiled):
+    backend = backend_of(AFFINE, Gears((1,)))
+    with anybatch.open(compiled, backend=backend) as runner:
+        assert [row.basis for row in runner.safety] == ["nothing"]
+    assert not backend.launches
+
+
+def test_costs_that_speak_for_splitting_have_a_compiled_model_tried(compiled):
+    backend = backend_of(AFFINE, AnyBatch())
+    with pytest.warns(SafetyWarning, match="it is compiled already"):
+        anybatch.open(compiled, backend=backend, costs=CurveCosts({1: 1.0, 2: 3.0, 8: 12.0})).close()
+    assert backend.launches
+
+
+@pytest.mark.parametrize(("seconds_each", "launches"), [(0.5, 3), (1000.0, 1)])
+def test_a_trial_at_open_begins_no_launch_after_two_seconds_but_makes_one(compiled, monkeypatch, seconds_each, launches):
+    backend = backend_of(AFFINE)
+    now = itertools.count(0.0, seconds_each)  # it is looked at once at the start, and once before each launch
+    monkeypatch.setattr("anybatch._registry.try_rows", partial(try_rows, clock=lambda: next(now)))
+    with pytest.warns(SafetyWarning, match="the time was up before anything could be compared"):
+        anybatch.open(compiled, backend=backend).close()
+    assert len(backend.launches) == launches
+
+
+def test_a_device_that_fails_in_a_trial_is_told_and_the_runner_is_there(compiled):
+    backend = backend_of(AFFINE, faults={("execute", 1): DeviceError("it smokes", backend="fake", operation="execute")})
+    with pytest.warns(SafetyWarning, match=r"row 0, .*\) raised DeviceError: fake: execute failed: it smokes\), yet"):
+        runner = anybatch.open(compiled, backend=backend)
+    with runner:
+        assert len(backend.launches) == 1, "a trial ends where rows like any other cannot be run"
+        inputs = AFFINE.random_inputs(np.random.default_rng(0), 3)
+        np.testing.assert_allclose(runner.run(inputs)["y"], AFFINE.reference(inputs)["y"], rtol=1e-6)
+
+
+def test_padding_that_the_device_refuses_in_a_trial_is_told(compiled):
+    class Picky:
+        name = "affine"
+        spec = AFFINE.spec
+
+        def reference(self, inputs):
+            if np.isnan(inputs["x"]).any():
+                raise DeviceError("NaN", backend="fake", operation="execute")
+            return AFFINE.reference(inputs)
+
+    with pytest.warns(SafetyWarning, match=r"were alike; left out: NaN, at which the session raised DeviceError: .*\), yet"):
+        anybatch.open(compiled, backend=backend_of(Picky())).close()
+
+
+def test_an_interrupted_trial_leaves_nothing_open(compiled):
+    backend = backend_of(AFFINE, faults={("execute", 5): KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        anybatch.open(compiled, backend=backend)
+    assert backend.alive == 0
 
 
 def test_multiples_of_coupled_rows_are_one_batch_or_none():

@@ -1,8 +1,8 @@
 """Which launches a model may be run with: any, or only exact ones where rows may influence one another.
 
 What is known of each output's rows comes from the first of these that tells: the caller, who declares them independent; a proof
-on the model's graph; where that ends without a verdict, a trial on the opened session. It is looked at when it first matters,
-once: a request that is one launch of just its rows is right in any case.
+on the model's graph; where that ends without a verdict, or there is no graph, a trial on the opened session. It is looked at
+when it first matters, once: a request that is one launch of just its rows is right in any case.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ class Guard:
 
     Args:
         mode: ``"auto"``: what is coupled runs in exact launches only, what stays unknown after proof and trial runs freely,
-            with a warning, and so does, without one, a model that has no graph. ``"strict"``: whatever is neither proven nor
-            declared runs in exact launches only. ``"off"``: nothing is checked.
+            with a warning. ``"strict"``: whatever is neither proven nor declared runs in exact launches only, and nothing is
+            tried. ``"off"``: nothing is checked.
         spec: the model; outputs without a batch axis are not this class's business.
         independent: outputs whose rows the caller declares independent.
-        prove: returns what the graph proves by output; what it lacks is unknown.
-        attempt: tries the session.
+        prove: returns what the graph proves by output; what it lacks is unknown. Of a model without a graph, the basis is
+            ``"nothing"``.
+        attempt: tries the session; None where there is nothing to try.
 
     Raises:
         InputError: the mode is unknown, or `independent` names no output.
@@ -160,8 +161,7 @@ class Guard:
             known = {name: each for name, each in self._proven.items() if name in self._names} | known
         for name in self._names:
             known.setdefault(name, _unknown(name, "nothing is known of the model"))
-        # A model without a graph, compiled ahead, is not tried unasked: its launches may be counted, and cost minutes.
-        open_names = [name for name in self._names if known[name].verdict == "unknown" and known[name].basis == "proof"]
+        open_names = [name for name in self._names if known[name].verdict == "unknown"]
         if open_names and self.mode == "auto" and self._attempt is not None:
             self._try(open_names, known)
         return tuple(known[name] for name in self._names)
@@ -170,20 +170,25 @@ class Guard:
         assert self._attempt is not None
         trial = self._attempt()
         seen = {output.name: output for output in trial.outputs}
-        doubtful = []
+        left_out = [f"left out: {what}, at which the session raised {error}" for what, error in trial.refused.items()]
+        doubts: dict[str, list[str]] = {}  # outputs by what is told of them
+        compiled = False
         for name in names:
-            output = seen.get(name)
+            before, output = known[name], seen.get(name)
             if output is not None and output.verdict == "coupled":
-                known[name] = RowSafety(name, "coupled", "trial", known[name].node, output.reason)
+                known[name] = RowSafety(name, "coupled", "trial", before.node, output.reason)
                 continue
-            doubtful.append(f"{name!r} ({known[name].reason})")
             told = output.reason if output is not None else "it was not tried"
-            known[name] = RowSafety(name, "unknown", "trial", known[name].node, f"{known[name].reason}; {told}")
-        if doubtful:
+            reason = "; ".join([before.reason, told, *left_out])
+            known[name] = RowSafety(name, "unknown", "trial", before.node, reason)
+            doubts.setdefault(reason, []).append(repr(name))
+            compiled |= before.basis == "nothing"
+        if doubts:
+            outputs = ", ".join(f"{', '.join(those)} ({reason})" for reason, those in doubts.items())
             self._doubt = (
-                f"not proven that rows do not influence one another in output {', '.join(doubtful)}; a trial of "
-                f"{trial.launches} launches found nothing, so requests are split and padded. safety='strict' refuses that; "
-                "independent=[...] says that you know"
+                f"not proven that rows do not influence one another in output {outputs}, yet requests are split and padded. "
+                f"{'To have it proven, open the ONNX model where the backend compiles it; ' if compiled else ''}"
+                "independent=[...] says that you know, safety='strict' refuses such requests, safety='off' checks nothing"
             )
 
 

@@ -27,7 +27,8 @@ from anybatch._errors import (
     ModelError,
     SafetyWarning,
 )
-from anybatch._guard import Guard, RowSafety, SafetyMode, has_single_rows
+from anybatch._guard import Basis, Guard, RowSafety, SafetyMode, has_single_rows
+from anybatch._onnx_spec import read_model
 from anybatch._planner import Policy
 from anybatch._runner import Runner
 from anybatch._staging import Padding
@@ -207,11 +208,15 @@ def open_model(
             what else runs, and on a busy machine corrected plans were worse than those of a quiet calibration.
         explore: see `Runner`.
         safety: what to do where rows may influence one another, so that padding and splitting could change answers. ``"auto"``:
-            a model of which the graph shows that they do runs in exact launches only, and other requests are refused; where
-            neither is shown, the opened model is tried for two seconds at most, and a SafetyWarning says that nothing is
-            proven; one without a graph, which is compiled already, runs freely, and reports say that nothing is known.
-            ``"strict"``: whatever is not proven runs in exact launches only. ``"off"``: nothing is checked.
-        independent: outputs whose rows the caller knows to be independent; `Runner.safety` and reports say so.
+            a model of which the graph shows that they do runs in exact launches only, and other requests are refused. Where
+            it shows neither, or there is none since the model is compiled already, the opened model is launched with
+            made-up rows: once at least, and no launch begins later than two seconds after that. What is found coupled is
+            treated alike; of the rest, a SafetyWarning says that nothing is proven, and which launches failed, if any. Not
+            tried are models that run any number of rows in one launch, while no costs speak for splitting, and those that
+            run one row at a time. ``"strict"``: whatever is not proven runs in exact launches only. ``"off"``: nothing is
+            checked.
+        independent: outputs whose rows the caller knows to be independent: they are not tried, and not warned about;
+            `Runner.safety` and reports say so.
         options: the backend's own options; its documentation lists them.
 
     Returns:
@@ -250,15 +255,16 @@ def open_model(
                 warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=2)
         elif isinstance(table, Calibration):
             shelf.check(table)
+        alone = has_single_rows(session.batching)
         guard = Guard(
             safety,
             session.spec,
             independent=independent,
             prove=partial(_prove, source, session.spec),
-            attempt=partial(try_rows, session.execute, session.spec, session.batching, seconds=_TRIAL_S),
+            attempt=None if alone else partial(try_rows, session.execute, session.spec, session.batching, seconds=_TRIAL_S),
         )
         splits = isinstance(table, Calibration) or (isinstance(table, Costs) and table.sizes is not None)
-        if splits or not (isinstance(session.batching, AnyBatch) or has_single_rows(session.batching)):
+        if splits or not (alone or isinstance(session.batching, AnyBatch)):
             guard.settle()  # else each row is launched just with those that came with it
         if doubt := guard.take_doubt():
             warnings.warn(f"{_name(source)}: {doubt}", SafetyWarning, stacklevel=2)
@@ -275,7 +281,7 @@ def open_model(
             shelf=shelf,
             guard=guard,
         )
-    except Exception as error:
+    except BaseException as error:  # such as Ctrl-C in a trial
         try:
             session.close()
         except Exception as closing:  # the first error is the one to act on; this one is attached
@@ -295,9 +301,20 @@ def _prove(model: Model, spec: ModelSpec) -> dict[str, RowSafety]:
             rows_per_row={tensor.name: tensor.rows_per_row for tensor in tensors if tensor.rows_per_row > 1},
         )
     except (ModelError, InputError) as error:
-        reason = f"there is no graph to prove it on: {error}"
-        return {tensor.name: RowSafety(tensor.name, "unknown", "nothing", None, reason) for tensor in spec.outputs}
+        basis: Basis = "proof"
+        reason = f"the graph does not tell: {error}"
+        if not _has_graph(model):
+            basis, reason = "nothing", "it is compiled already, so there is no graph to prove it on"
+        return {tensor.name: RowSafety(tensor.name, "unknown", basis, None, reason) for tensor in spec.outputs}
     return {each.name: RowSafety(each.name, each.verdict, "proof", each.node, each.reason) for each in found.outputs}
+
+
+def _has_graph(model: Model) -> bool:
+    try:
+        read_model(model)
+    except ModelError:
+        return False
+    return True
 
 
 def _name(model: Model) -> str:

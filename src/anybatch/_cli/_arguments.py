@@ -59,7 +59,7 @@ Safety: TypeAlias = Annotated[
     str,
     typer.Option(
         "--safety",
-        help=f"Where rows may influence one another: {', '.join(MODES)}.",
+        help=f"Where rows may influence one another: {', '.join(MODES)}; auto tries what it cannot prove, and warns.",
         autocompletion=lambda: list(MODES),
     ),
 ]
