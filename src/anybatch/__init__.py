@@ -39,6 +39,7 @@ from anybatch._registry import open_model as open
 from anybatch._runner import Runner, Stats
 from anybatch._staging import Padding
 from anybatch._tensors import Array, Combine, Dim, ModelSpec, TensorSpec
+from anybatch._trial import Experiment, OutputTrial, Trial, TrialExample, TrialLaunch, TrialVerdict
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -68,6 +69,7 @@ __all__ = [
     "DeclaredTensor",
     "DeviceError",
     "Dim",
+    "Experiment",
     "Explanation",
     "GearChoice",
     "GearUse",
@@ -81,6 +83,7 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "MultipleOf",
+    "OutputTrial",
     "Padding",
     "Plan",
     "Planner",
@@ -96,6 +99,10 @@ __all__ = [
     "Stats",
     "TableCosts",
     "TensorSpec",
+    "Trial",
+    "TrialExample",
+    "TrialLaunch",
+    "TrialVerdict",
     "UncertainCosts",
     "advise",
     "available_backends",

@@ -119,7 +119,7 @@ class TrialLaunch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
+class TrialExample:
     """Two launches that answer differently for the same row: the smallest that were found.
 
     Attributes:
@@ -192,7 +192,7 @@ class OutputTrial:
     name: str
     verdict: TrialVerdict
     reason: str
-    example: Example | None
+    example: TrialExample | None
     compared: int
     closest: float
     explained: int
@@ -550,7 +550,7 @@ class _Seen:
     verdict: TrialVerdict = "no influence seen"
     reason: str = ""
     doubt: str = ""
-    example: Example | None = None
+    example: TrialExample | None = None
     compared: int = 0
     closest: float = 0.0
     explained: int = 0
@@ -1110,7 +1110,7 @@ class _Round:
 
     def _example(
         self, seen: _Seen, experiment: Experiment, one: _Place, other: _Place, answers: tuple[Array, Array]
-    ) -> Example:
+    ) -> TrialExample:
         row = one.layout.slots[one.position]
         expected, got = answers
         element: tuple[int, ...] = ()
@@ -1120,7 +1120,7 @@ class _Round:
             apart = _distance(expected, got)
             element = tuple(int(i) for i in np.unravel_index(int(np.argmax(_share(apart, allowed))), apart.shape))
             difference, tolerance = float(apart[element]), float(allowed[element])
-        return Example(
+        return TrialExample(
             experiment=experiment,
             row=None if seen.tensor.batch_axis is None else self._bank.labels[row],
             one=self._told(one),
