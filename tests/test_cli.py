@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import onnx.parser
 import pytest
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ from anybatch._version import __version__
 from anybatch.plots import cost_chart, policy_chart
 
 PLAN = ("plan", "--gears", "1,2,4,8", "--costs", "1,1.6,2.9,5.5")
+COMMANDS = list(typer.main.get_command(app).commands)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def test_version(cli):
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", ["backends", "compile", "inspect", "plan", "run", "calibrate", "bench"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_ends_in_an_example(cli, command, flag):
     result = cli(command, flag)
     assert result.code == 0
@@ -130,8 +132,8 @@ def test_help_of_a_command_ends_in_an_example(cli, command, flag):
 
 
 def test_help_fits_80_columns(cli):
-    for command in ([], ["backends"], ["compile"], ["inspect"], ["plan"], ["run"], ["calibrate"], ["bench"]):
-        assert max(map(len, cli(*command, "-h").out.splitlines())) <= 80
+    for command in ([], *([name] for name in COMMANDS)):
+        assert max(map(len, cli(*command, "-h").out.splitlines())) <= 80, command
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["plan"], ["run", "model.onnx"], ["plan", "--rows", "1", "--nonsense"]])
@@ -287,7 +289,15 @@ def test_options_are_json_where_they_read_as_json(cli, monkeypatch, scale):
     expected = {"a": 1, "b": [True, None], "c": "plain text", "d": "x=y"}
     assert (
         given_options
-        == {"backend": None, "device": 0, "batch_sizes": [1, 4], "costs": anybatch.AffineCosts(), "safety": "auto"} | expected
+        == {
+            "backend": None,
+            "device": 0,
+            "batch_sizes": [1, 4],
+            "costs": anybatch.AffineCosts(),
+            "safety": "auto",
+            "independent": (),
+        }
+        | expected
     )
 
 
@@ -320,6 +330,7 @@ def test_plan_of_the_readme(cli):
         "cost_source": "given by the caller",
         "cost_unit": "",
         "error": 0.0,
+        "safety": None,
         "unsure": None,
         "runs": 0,
         "actual": None,
@@ -405,7 +416,11 @@ def test_plan_of_a_model(cli, scale):
         ),
         (
             ["--gears", "1", "--backend", "onnxruntime", "--rows", "3"],
-            "--backend, --device and --option are for opening a MODEL, but there is none",
+            "--backend, --device, --option and --independent are for opening a MODEL, but there is none",
+        ),
+        (
+            ["--gears", "1", "--independent", "y", "--rows", "3"],
+            "--backend, --device, --option and --independent are for opening a MODEL, but there is none",
         ),
     ],
 )
@@ -548,6 +563,58 @@ def test_inspect_as_json(cli, free):
 def test_inspect_shows_the_gears(cli, scale):
     batching = cli("inspect", scale, "--batch-sizes", "8,1", "--json").json["batching"]
     assert (batching["kind"], batching["sizes"]) == ("Gears", [1, 8])
+
+
+# --- outputs that the caller declares independent ---
+
+
+@pytest.fixture
+def mixing(save_model):
+    """A model whose rows are coupled: nothing but one exact launch is let through, unless the caller knows better."""
+    return save_model("mixing (float[rows, 3] x) => (float[rows, 3] y) { y = Softmax<axis = 0>(x) }")
+
+
+def test_inspect_shows_what_is_declared(cli, mixing):
+    assert "rows of y: coupled; " in cli("inspect", mixing).out
+    assert "rows of y: independent; the caller declares it\n" in cli("inspect", mixing, "--independent", "y").out
+    for mode in ("auto", "off"):
+        (rows,) = cli("inspect", mixing, "--independent", "y", "--safety", mode, "--json").json["rows"]
+        assert (rows["name"], rows["verdict"], rows["basis"]) == ("y", "independent", "caller")
+
+
+def test_plan_shows_what_is_declared(cli, cli_fails, mixing):
+    arguments = ("plan", mixing, "--gears", "2,4", "--rows", "3")
+    cli_fails(*arguments, error="CoupledRowsError", code=2)
+    assert "rows      y: independent, by the caller's word\n" in cli(*arguments, "--independent", "y").out
+    assert cli(*arguments, "--independent", "y", "--json").json["safety"] == "y: independent, by the caller's word"
+    assert cli(*PLAN, "--rows", "3", "--json").json["safety"] is None
+
+
+def test_run_and_bench_report_what_is_declared(cli, cli_fails, mixing, tmp_path):
+    source = saved(tmp_path / "x.npy", numbers(3))
+    for arguments in (("run", mixing, "--input", source), ("bench", mixing, "--rows", "3", "--iterations", "1")):
+        arguments += ("--batch-sizes", "2,4")
+        cli_fails(*arguments, error="CoupledRowsError", code=2)
+        declared = cli(*arguments, "--independent", "y")
+        assert (declared.code, declared.err) == (0, "")
+        assert "declared  independent rows of y, by the caller's word\n" in declared.out
+        assert cli(*arguments, "--independent", "y", "--json").json["independent"] == ["y"]
+
+
+def test_calibrate_takes_the_callers_word(cli, save_model):
+    sizes = "s = Shape(x) f = Cast<to = 1>(s) i = Cast<to = 7>(f)"  # not followed through floats, so it is tried
+    model = save_model(f"open (float[rows, 3] x) => (float[rows, 3] y) {{ {sizes} y = Reshape(x, i) }}")
+    arguments = ("calibrate", model, "--batch-sizes", "2", "--seconds", "0.01")
+    assert "not proven that rows do not influence one another in output 'y'" in cli(*arguments).err
+    declared = cli(*arguments, "--independent", "y")
+    assert (declared.code, declared.err) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "run", "bench", "calibrate"])
+def test_only_outputs_can_be_declared(cli_fails, scale, tmp_path, command):
+    more = {"run": ("--input", saved(tmp_path / "x.npy", numbers(3))), "plan": ("--rows", "3")}
+    message = cli_fails(command, scale, *more.get(command, ()), "--independent", "x")
+    assert message == "expected independent to be a collection of outputs, of ['y'], got ['x']"
 
 
 # --- run ---

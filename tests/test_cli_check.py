@@ -236,6 +236,32 @@ def test_unknown_is_said_and_strict_refuses_it(cli, save, flags, code):
     assert (document["verdict"], document["outputs"][0]["node"], document["outputs"][0]["basis"]) == ("unknown", "y", None)
 
 
+def test_the_callers_word_settles_what_is_unknown(cli, save):
+    result = cli(save(FOREIGN), "--independent", "y", "--strict")
+    assert (result.code, result.err) == (0, "")
+    assert "model.onnx: independent: " in result.out.splitlines()[0]
+    assert "the caller declares it" in result.out
+    (output,) = cli(save(FOREIGN), "--independent", "y", "--json").json["outputs"]
+    assert (output["verdict"], output["basis"], output["proof"], output["node"]) == ("independent", "caller", "unknown", None)
+
+
+def test_the_callers_word_does_not_outweigh_what_is_known(cli, only, save, affine):
+    result = cli(save(SOFTMAX), "--independent", "y", "--independent", "z", "--json")
+    assert result.code == 1
+    assert [(each["verdict"], each["basis"]) for each in result.json["outputs"]] == [
+        ("coupled", "proof"),
+        ("independent", "proof"),
+    ]
+    only(Distorting(coupled))
+    result = cli(affine, "--backend", "fake", "--independent", "y", "--json")
+    assert result.code == 1
+    assert [(each["verdict"], each["basis"]) for each in result.json["outputs"]] == [("coupled", "trial")]
+
+
+def test_only_outputs_can_be_declared(fails, save):
+    assert fails(save(SOFTMAX), "--independent", "x") == "--independent: expected outputs, of ['y', 'z'], got ['x']"
+
+
 def test_batch_axis_is_the_callers_word(cli, save):
     model = save(AMBIGUOUS)
     assert columns(cli(model), "w")[-1] == "named"

@@ -63,6 +63,10 @@ Safety: TypeAlias = Annotated[
         autocompletion=lambda: list(MODES),
     ),
 ]
+Independent: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--independent", metavar="OUTPUT", help="Its rows are independent, I say so; may be repeated."),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 # These have an option of their own, or none: --option is for what is the backend's.

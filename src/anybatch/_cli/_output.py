@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,12 @@ def print_json(document: object) -> None:
 def print_text(text: str = "", style: str | None = None) -> None:
     """Print text as it is, wrapped by the terminal and nothing else."""
     _console().print(text, style=style, soft_wrap=True)
+
+
+def print_declared(independent: Sequence[str]) -> None:
+    """Print which outputs the caller declared to have independent rows; nothing where there are none."""
+    if independent:
+        print_text(f"declared  independent rows of {', '.join(independent)}, by the caller's word")
 
 
 def counted(number: int, noun: str) -> str:

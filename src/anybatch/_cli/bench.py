@@ -13,6 +13,7 @@ from anybatch._cli._arguments import (
     BackendName,
     BatchSizes,
     Device,
+    Independent,
     InputFile,
     Json,
     ModelFile,
@@ -30,6 +31,7 @@ from anybatch._cli._output import (
     is_simulated,
     new_table,
     plan_as_json,
+    print_declared,
     print_json,
     print_table,
     print_text,
@@ -62,6 +64,7 @@ def bench(
     shape: Shape = None,
     option: Options = None,
     safety: Safety = "auto",
+    independent: Independent = None,
     as_json: Json = False,
 ) -> None:
     """Measure latency and throughput.
@@ -74,7 +77,7 @@ def bench(
         raise InputError("expected --seconds or --iterations, got both")
     if input_file is not None:
         check_input(input_file)
-    with open_runner(model, backend, device, batch_sizes, option, safety=safety) as runner:
+    with open_runner(model, backend, device, batch_sizes, option, safety=safety, independent=independent or ()) as runner:
         sizes = awkward_sizes(runner.batching) if rows is None else parse_ints("--rows", rows)
         for size in sizes:
             check_rows(size)
@@ -101,6 +104,7 @@ def bench(
                 "runtime": runtime,
                 "clock": clock,
                 "batching": batching_as_json(runner.batching),
+                "independent": independent or [],
                 "sizes": [_as_json(latency) for latency in latencies],
             }
         )
@@ -110,6 +114,7 @@ def bench(
             print_text(f"SIMULATED: times on the {clock}; no hardware was measured", "yellow")
         elif is_simulated(runner.backend):
             print_text("SIMULATED: how long the simulator takes on this machine, which says nothing of hardware", "yellow")
+        print_declared(independent or [])
         _print(latencies)
 
 

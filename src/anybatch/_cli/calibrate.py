@@ -16,6 +16,7 @@ from anybatch._cli._arguments import (
     BackendName,
     BatchSizes,
     Device,
+    Independent,
     InputFile,
     Json,
     ModelFile,
@@ -65,6 +66,7 @@ def calibrate(
         typer.Option("--output", metavar="FILE", help="Where to save it; default: beside MODEL, where it is found again."),
     ] = None,
     safety: Safety = "auto",
+    independent: Independent = None,
     as_json: Json = False,
 ) -> None:
     """Measure what launches of each size take, and plan with that from now on.
@@ -78,7 +80,9 @@ def calibrate(
     if output is not None:
         _check_output(output)
     # With costs of its own: what was kept before is replaced, so whether that fits is no matter.
-    with open_runner(model, backend, device, batch_sizes, option, costs=AffineCosts(), safety=safety) as runner:
+    with open_runner(
+        model, backend, device, batch_sizes, option, costs=AffineCosts(), safety=safety, independent=independent or ()
+    ) as runner:
         largest = max(sizes_to_measure(runner.batching, max_rows))
         inputs = rows_to_measure(runner.spec, largest, input_file, shape)
         with progress("measuring") as show:

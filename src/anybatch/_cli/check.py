@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -16,6 +16,7 @@ from anybatch._batching import Batching
 from anybatch._cli._arguments import (
     BatchSizes,
     Device,
+    Independent,
     InputFile,
     Json,
     ModelFile,
@@ -73,6 +74,7 @@ def check(
     seconds: Annotated[float | None, typer.Option("--seconds", help=f"How long to try at most; default: {_SECONDS:g}.")] = None,
     input_file: InputFile = None,
     shape: Shape = None,
+    independent: Independent = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 also where nothing is proven.")] = False,
     picture: Annotated[
         Path | None,
@@ -85,7 +87,7 @@ def check(
 
     It is proven on the model's ONNX graph: nothing is run, no backend needed. With --backend the model is opened as well, and
     rows are launched in many ways, which finds what a graph does not tell, such as a defect of the backend.
-    Exit status 1 where rows of any output are coupled, or the trial failed.
+    Exit status 1 where rows of any output are coupled, or the trial failed; --independent settles what is unknown, no more.
     """
     if backend is None:
         _check_nothing_to_open(
@@ -125,7 +127,7 @@ def check(
     if picture is not None and proof is not None:
         _write(picture, proof.to_dot() if picture.suffix.lower() == ".dot" else proof.to_svg())
 
-    findings = _findings(proof, tried)
+    findings = _findings(proof, tried, independent or ())
     verdict = min((each.verdict for each in findings), key=_WORST_FIRST.index)
     if as_json:
         print_json(
@@ -282,14 +284,14 @@ class _Finding:
     """What is known about an output, by proof and trial together.
 
     Attributes:
-        basis: what says so; None where nothing does.
+        basis: what says so, the caller where neither proof nor trial does; None where nothing does.
         axis: what carries its rows; None where nothing does, or that is not known.
         certainty: how the axis is known, in the analysis' words; "told" of a session whose model has no graph.
     """
 
     name: str
     verdict: Verdict
-    basis: Literal["proof", "trial"] | None
+    basis: Literal["proof", "trial", "caller"] | None
     node: str | None
     reason: str
     axis: int | None
@@ -321,8 +323,27 @@ class _Finding:
         }
 
 
-def _findings(proof: Safety | None, tried: _Tried | None) -> list[_Finding]:
-    """Return what is known about each output; there is a proof or a trial, or both."""
+def _findings(proof: Safety | None, tried: _Tried | None, independent: Sequence[str]) -> list[_Finding]:
+    """Return what is known about each output; there is a proof or a trial, or both.
+
+    Decision: unlike at `anybatch.open`, the caller's word stands only where neither tells. A check that a declaration silences
+    would not see that it has become false.
+
+    Raises:
+        InputError: one of those declared independent is no output.
+    """
+    found = _seen(proof, tried)
+    if unknown := sorted(set(independent) - {each.name for each in found}):
+        raise InputError(f"--independent: expected outputs, of {[each.name for each in found]}, got {unknown}")
+    return [
+        replace(each, verdict="independent", basis="caller", node=None, reason="the caller declares it")
+        if each.verdict == "unknown" and each.name in independent
+        else each
+        for each in found
+    ]
+
+
+def _seen(proof: Safety | None, tried: _Tried | None) -> list[_Finding]:
     seen = {} if tried is None else {each.name: each for each in tried.trial.outputs}
     if proof is not None:  # the session's outputs, too, else there would be no proof
         return [_by_proof(each, seen.get(each.name)) for each in proof.outputs]

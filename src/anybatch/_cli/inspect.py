@@ -9,7 +9,7 @@ from typing import Any
 from anybatch import _registry
 from anybatch._batching import Batching
 from anybatch._calibration import Calibration
-from anybatch._cli._arguments import BackendName, BatchSizes, Device, Json, ModelFile, Options, Safety, open_runner
+from anybatch._cli._arguments import BackendName, BatchSizes, Device, Independent, Json, ModelFile, Options, Safety, open_runner
 from anybatch._cli._output import counted, is_simulated, new_table, print_json, print_table, print_text
 from anybatch._costs import AffineCosts
 from anybatch._errors import InputError
@@ -24,13 +24,16 @@ def inspect(
     batch_sizes: BatchSizes = None,
     option: Options = None,
     safety: Safety = "auto",
+    independent: Independent = None,
     as_json: Json = False,
 ) -> None:
     """Open a model and show its inputs, outputs and batch sizes, and whether launches were measured."""
     # With costs of its own, so that a calibration that does not fit is reported here and not warned about as well.
-    with open_runner(model, backend, device, batch_sizes, option, costs=AffineCosts(), safety=safety) as runner:
+    with open_runner(
+        model, backend, device, batch_sizes, option, costs=AffineCosts(), safety=safety, independent=independent or ()
+    ) as runner:
         kept = _kept(runner)
-        rows = () if safety == "off" else runner.safety
+        rows = runner.safety if independent or safety != "off" else ()
         spec, batching, name, concurrency = runner.spec, runner.batching, runner.backend, runner.concurrency
     runtime = _registry.registry().get(name).check_usable()
     if as_json:

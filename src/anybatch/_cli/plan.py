@@ -15,6 +15,7 @@ from anybatch._calibration import Calibration
 from anybatch._cli._arguments import (
     BackendName,
     Device,
+    Independent,
     Json,
     Options,
     PolicyName,
@@ -70,6 +71,7 @@ def plan(
     device: Device = 0,
     option: Options = None,
     safety: Safety = "auto",
+    independent: Independent = None,
     as_json: Json = False,
 ) -> None:
     """Show how requests are split, and at what cost.
@@ -88,15 +90,23 @@ def plan(
         raise InputError("expected --calibration, or costs by other options, got both")
     if model is not None:
         with open_runner(
-            model, backend, device, gears, option, costs=calibration or table, policy=policy, safety=safety
+            model,
+            backend,
+            device,
+            gears,
+            option,
+            costs=calibration or table,
+            policy=policy,
+            safety=safety,
+            independent=independent or (),
         ) as runner:
             planner = runner.planner
             explanations = [runner.explain(count) for count in counts]
     else:
         if gears is None and calibration is None:
             raise InputError("expected a MODEL, --gears such as --gears 1,2,4,8, or --calibration")
-        if backend is not None or device or option:
-            raise InputError("--backend, --device and --option are for opening a MODEL, but there is none")
+        if backend is not None or device or option or independent:
+            raise InputError("--backend, --device, --option and --independent are for opening a MODEL, but there is none")
         batching: Batching | None = None if gears is None else Gears(tuple(parse_ints("--gears", gears)))
         if calibration is not None:
             measured = Calibration.load(calibration)
@@ -176,6 +186,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         "cost_source": explanation.cost_source,
         "cost_unit": explanation.cost_unit,
         "error": explanation.error,
+        "safety": explanation.safety or None,
         "unsure": None if explanation.unsure is None else plan_as_json(explanation.unsure),
         "runs": explanation.runs,
         "actual": explanation.actual,
@@ -189,6 +200,8 @@ def _print(explanation: Explanation) -> None:
         f"padding   {plan.padded_rows} of {plan.rows + plan.padded_rows} rows, {explanation.padding_cost:.6g}{unit} of the cost"
     )
     print_text(f"cost      {explanation.predicted}{unit}; costs: {explanation.cost_source}")
+    if explanation.safety:
+        print_text(f"rows      {explanation.safety}")
     if explanation.unsure is not None:
         saving = 1 - explanation.unsure.cost / plan.cost
         print_text(f"unsure    {explanation.unsure} looks {saving:.1%} cheaper, which the estimates are too unsure to tell")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
 
-from anybatch._cli._arguments import BackendName, BatchSizes, Device, Json, ModelFile, Options, Safety, open_runner
+from anybatch._cli._arguments import BackendName, BatchSizes, Device, Independent, Json, ModelFile, Options, Safety, open_runner
 from anybatch._cli._files import check_input, check_output, check_output_fits, read_inputs, write_outputs
-from anybatch._cli._output import counted, is_simulated, new_table, print_json, print_table, print_text, progress
+from anybatch._cli._output import (
+    counted,
+    is_simulated,
+    new_table,
+    print_declared,
+    print_json,
+    print_table,
+    print_text,
+    progress,
+)
 from anybatch._planner import Plan
 from anybatch._runner import Runner, Stats
 from anybatch._tensors import Array, check_request
@@ -41,6 +50,7 @@ def run(
     ] = "zero",
     option: Options = None,
     safety: Safety = "auto",
+    independent: Independent = None,
     as_json: Json = False,
 ) -> None:
     """Run all rows of a file and write or summarise the results.
@@ -50,7 +60,9 @@ def run(
     check_input(input_file)
     if output_file is not None:
         check_output(output_file, force=force)
-    with open_runner(model, backend, device, batch_sizes, option, padding=padding, safety=safety) as runner:
+    with open_runner(
+        model, backend, device, batch_sizes, option, padding=padding, safety=safety, independent=independent or ()
+    ) as runner:
         if output_file is not None:
             check_output_fits(output_file, runner.spec)
         rows, inputs = check_request(runner.spec, read_inputs(input_file, runner.spec, ignore_extra=ignore_extra))
@@ -67,6 +79,7 @@ def run(
                 "simulated": is_simulated(runner.backend),
                 "input": str(input_file),
                 "output": None if output_file is None else str(output_file),
+                "independent": independent or [],
                 "rows": stats.rows,
                 "padded_rows": stats.padded_rows,
                 "launches": [{"gear": gear, "count": count} for gear, count in sorted(stats.launches.items())],
@@ -75,7 +88,7 @@ def run(
             }
         )
     else:
-        _print(runner, stats, outputs, output_file)
+        _print(runner, stats, outputs, output_file, independent or [])
 
 
 def _run_in_slices(runner: Runner, rows: int, inputs: Mapping[str, Array], show: Callable[[float], None]) -> dict[str, Array]:
@@ -127,12 +140,15 @@ def _summary(array: Array) -> dict[str, Any]:
     return summary | {"not_finite": int(numbers.size - finite.size)}
 
 
-def _print(runner: Runner, stats: Stats, outputs: Mapping[str, Array], output_file: Path | None) -> None:
+def _print(
+    runner: Runner, stats: Stats, outputs: Mapping[str, Array], output_file: Path | None, independent: Sequence[str]
+) -> None:
     launches = ", ".join(f"{count} x {gear}" for gear, count in sorted(stats.launches.items(), reverse=True))
     simulated = ", simulated" * is_simulated(runner.backend)
     print_text(f"{counted(stats.rows, 'row')} on {runner.backend}{simulated} in {stats.seconds:.3g} s", "bold")
     print_text(f"launches  {launches or 'none'} ({runner.batching})")
     print_text(f"padding   {stats.padded_rows} of {stats.rows + stats.padded_rows} rows")
+    print_declared(independent)
     print_text(f"written   {output_file or 'nothing; --output FILE writes the results'}")
     print_text()
     numbers = ("min", "mean", "max", "not finite")
