@@ -631,6 +631,7 @@ def test_picture_draws_the_worst_ways_and_says_what_is_left_out():
 def test_picture_holds_any_name_within_its_boxes(name):
     svg = found(output(name, "coupled", name, "why " * 60, (Step(name, "Op", name, name),))).to_svg()
     root = ElementTree.fromstring(svg.encode("utf-8"))
+    assert root.get("style") == "color-scheme: only light"  # a browser that darkens pages itself turns the text white, no more
     widest = max(sum(2 if character > "\u1100" else 1 for character in text or "") for text in texts(svg))
     assert widest <= 44
     low, height = max(float(each.get("y", 0)) for each in root), float(root.get("height"))

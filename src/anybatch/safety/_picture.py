@@ -1,7 +1,8 @@
 """Draws boxes under one another, joined by arrows, as SVG. Knows nothing of models.
 
 Nobody can ask here how wide a viewer's font is: text is set in a monospaced one, reckoned a little wider than those are, and
-wrapped to a width in characters. A white background of its own keeps a picture readable in dark viewers.
+wrapped to a width in characters. A white background of its own keeps a picture readable in dark viewers, and "only light" does
+where a browser darkens pages by itself: Chromium's forced dark mode turns text white and leaves fills as they are.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def draw(title: str, flows: Sequence[Sequence[Box]], note: str = "") -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-            f'font-family="{_FONT}" font-size="{_FONT_SIZE}" role="img">',
+            f'font-family="{_FONT}" font-size="{_FONT_SIZE}" role="img" '
+            'style="color-scheme: only light">',
             f"<title>{_escaped(title)}</title>",
             f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
             *parts,
