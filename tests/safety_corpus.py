@@ -752,6 +752,122 @@ _DETECTOR: Final = (
     "int64[1] best = {5}; int64[1] last = {2}; int64[1] front = {0}; int64[3] columns = {1, 1, 4}; int64 most = {3}; float[1] overlap = {0.5}; float[1] least = {0.5}"
 )  # fmt: skip
 
+# An encoder as older exporters write one: position ids and masks are expanded by shapes that travel as values, and heads are
+# merged into the batch for a product of three axes.
+_EXPANDING: Final = """
+    shape = Shape(ids)
+    zero = Constant<value_ints = [0]>()
+    one = Constant<value_ints = [1]>()
+    s0 = Constant<value_int = 0>()
+    s1 = Constant<value_int = 1>()
+    n = Gather<axis = 0>(shape, s0)
+    s = Gather<axis = 0>(shape, s1)
+    n1 = Unsqueeze(n, zero)
+    s1d = Unsqueeze(s, zero)
+    ns = Concat<axis = 0>(n1, s1d)
+    places = Range(s0, s, s1)
+    row = Unsqueeze(places, zero)
+    minus = Constant<value_ints = [-1]>()
+    rank = Shape(ns)
+    ones = ConstantOfShape<value = int64[1] {1}>(rank)
+    negative = Mul(ones, minus)
+    keeps = Equal(ns, negative)
+    target = Where(keeps, ones, ns)
+    position_ids = Expand(row, target)
+    words = Gather<axis = 0>(word_table, ids)
+    positions = Gather<axis = 0>(place_table, position_ids)
+    summed = Add(words, positions)
+    h = LayerNormalization<axis = -1>(summed, gain, bias)
+    heads = Constant<value_ints = [2]>()
+    width = Constant<value_ints = [4]>()
+    split = Concat<axis = 0>(n1, s1d, heads, width)
+    q0 = MatMul(h, wq)
+    k0 = MatMul(h, wk)
+    v0 = MatMul(h, wv)
+    q1 = Reshape(q0, split)
+    k1 = Reshape(k0, split)
+    v1 = Reshape(v0, split)
+    q = Transpose<perm = [0, 2, 1, 3]>(q1)
+    k = Transpose<perm = [0, 2, 3, 1]>(k1)
+    v = Transpose<perm = [0, 2, 1, 3]>(v1)
+    hs = Mul(n1, heads)
+    merged = Concat<axis = 0>(hs, minus, width)
+    qm = Reshape(q, merged)
+    kt = Transpose<perm = [0, 1, 3, 2]>(k)
+    km0 = Reshape(kt, merged)
+    km = Transpose<perm = [0, 2, 1]>(km0)
+    scores0 = MatMul(qm, km)
+    back = Concat<axis = 0>(n1, heads, s1d, s1d)
+    scores1 = Reshape(scores0, back)
+    axes = Constant<value_ints = [1, 2]>()
+    m0 = Unsqueeze(mask, axes)
+    m1 = Cast<to = 1>(m0)
+    full = Concat<axis = 0>(n1, one, s1d, s1d)
+    m2 = Expand(m1, full)
+    unit = Constant<value_float = 1.0>()
+    m3 = Sub(unit, m2)
+    m4 = Cast<to = 9>(m3)
+    low = Constant<value_float = -10000.0>()
+    m5 = Where(m4, low, m3)
+    scores = Add(scores1, m5)
+    p = Softmax<axis = -1>(scores)
+    c0 = MatMul(p, v)
+    c1 = Transpose<perm = [0, 2, 1, 3]>(c0)
+    flat = Constant<value_ints = [0, 0, 8]>()
+    c2 = Reshape(c1, flat)
+    c = Add(c2, h)
+    first = Gather<axis = 1>(c, s0)
+    y = Tanh(first)
+"""
+_EXPANDED: Final = (
+    "float[5,8] word_table; float[9,8] place_table; float[8] gain; float[8] bias; float[8,8] wq; float[8,8] wk; float[8,8] wv"
+)
+_CLASSIFYING: Final = """
+    patches = Conv<kernel_shape = [2, 2], strides = [2, 2]>(x, kernel)
+    shape = Shape(patches)
+    start = Constant<value_ints = [0]>()
+    stop = Constant<value_ints = [2]>()
+    head = Slice(shape, start, stop)
+    minus = Constant<value_ints = [-1]>()
+    target = Concat<axis = 0>(head, minus)
+    flat = Reshape(patches, target)
+    tokens = Transpose<perm = [0, 2, 1]>(flat)
+    whole = Shape(x)
+    s0 = Constant<value_int = 0>()
+    n = Gather<axis = 0>(whole, s0)
+    n1 = Unsqueeze(n, start)
+    class_target = Concat<axis = 0>(n1, minus_one, width)
+    class_rows = Expand(token, class_target)
+    joined = Concat<axis = 1>(class_rows, tokens)
+    h = Add(joined, places)
+    swapped = Transpose<perm = [0, 2, 1]>(h)
+    scores = MatMul(h, swapped)
+    p = Softmax(scores)
+    mixed = MatMul(p, h)
+    y0 = Slice(mixed, start, one, one)
+    y = Squeeze(y0, one)
+"""
+_CHOOSING: Final = """
+    minus = Constant<value_ints = [0, 6, -1]>()
+    a0 = Reshape(p3, minus)
+    b0 = Reshape(p4, minus)
+    all0 = Concat<axis = 2>(a0, b0)
+    all = Transpose<perm = [0, 2, 1]>(all0)
+    boxes, scores0 = Split<axis = 2>(all, sizes)
+    scores1 = Sigmoid(scores0)
+    best = ReduceMax<keepdims = 0>(scores1, two)
+    shape = Shape(best)
+    s1 = Constant<value_int = 1>()
+    anchors = Gather<axis = 0>(shape, s1)
+    zero = Constant<value_ints = [0]>()
+    anchors1 = Unsqueeze(anchors, zero)
+    k = Min(anchors1, many)
+    scores, places = TopK<axis = 1>(best, k)
+    p = Unsqueeze(places, two)
+    tiled = Tile(p, repeats)
+    picked = GatherElements<axis = 1>(boxes, tiled)
+"""
+
 
 # fmt: off
 def _models() -> None:
@@ -800,6 +916,25 @@ def _models() -> None:
     case("model", "training-mode batch norm after a convolution", MIXED, "float[n,3,6,6] x", "float[n,2,4,4] y",
          "a = Conv(x, w)  b, rm, rv = BatchNormalization<training_mode = 1>(a, s, s, m, v)  y = Relu(b)",
          "float[2,3,3,3] w; float[2] s; float[2] m; float[2] v = {1.0, 2.0}", node="b")
+    case("model", "encoder whose heads are merged into the batch", APART, "int64[n,s] ids, int64[n,s] mask", "float[n,8] y", _EXPANDING, _EXPANDED,
+         ranges={"ids": (0, 5), "mask": (0, 2)}, opset=20)
+    case("model", "vision transformer with a class token for each image", APART, "float[n,1,4,4] x", "float[n,4] y", _CLASSIFYING,
+         "float[4,1,2,2] kernel; int64[1] minus_one = {1}; int64[1] width = {4}; int64[1] one = {1}; float[1,1,4] token; float[1,5,4] places", opset=20)
+    case("model", "detection head with as many as there are at most", APART, "float[n,6,2,2] p3, float[n,6,1,1] p4", "float[n,k,4] picked, float[n,k] scores", _CHOOSING,
+         "int64[2] sizes = {4, 2}; int64[1] two = {2}; int64[1] many = {3}; int64[3] repeats = {1, 1, 4}", opset=20)
+    for kind, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+        case("recurrent", f"{kind} with initial states of zeros, as many as the rows", APART, "float[n,5,3] x", "float[n,5,3] y, float[n,3] z",
+             "turned = Transpose<perm = [1, 0, 2]>(x)  shape = Shape(turned)  rows = Gather(shape, i1)  rows1 = Unsqueeze(rows, zero)  "
+             f"target = Concat<axis = 0>(one, rows1, three)  h = ConstantOfShape(target)  every, last = {kind}<hidden_size = 3>(turned, w, r, , , h{', h' * (kind == 'LSTM')})  "
+             "a = Squeeze(every, one)  y = Transpose<perm = [1, 0, 2]>(a)  z = Squeeze(last, zero)",
+             f"float[1,{3 * gates},3] w; float[1,{3 * gates},3] r; int64 i1 = {{1}}; int64[1] zero = {{0}}; int64[1] one = {{1}}; int64[1] three = {{3}}")
+    for name, verdict, quantise in (
+        ("its own scale", APART, "q = QuantizeLinear(x, scale, point)"),
+        ("a scale taken from all rows", MIXED, "q, scale, point = DynamicQuantizeLinear(x)"),
+    ):
+        case("model", f"quantised layer with {name}", verdict, "float[n,3] x", "float[n,2] y",
+             f"{quantise}  product = MatMulInteger(q, w, point)  floats = Cast<to = 1>(product)  y = Mul(floats, scale)",
+             "uint8[3,2] w" + "; float scale = {0.1}; uint8 point = {128}" * (verdict == APART), node=None if verdict == APART else "q")
     add("model", "1,000 nodes", APART, long_model(1000))
     add("model", "1,000 nodes, the last but one over the rows", MIXED, long_model(1000, mixed=True), node="mix")
 

@@ -1,19 +1,18 @@
-"""The analysis against the truth, over the corpus, larger models and random graphs."""
+"""The analysis against the truth, over the corpus and random graphs."""
 
 import random
-from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import truth_by_running
 from anybatch.safety import analyse
 from safety_corpus import CASES
 from safety_random import random_model
 from truth_by_running import inputs_of, mistakes, truth
-
-LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
 
 # What the analysis cannot tell, though running can: each is ours to do.
 UNKNOWN = {
@@ -81,13 +80,6 @@ def test_the_node_that_couples_is_named(case):
     assert any(repr(blamed.name) in output.reason for output in safety.outputs), str(safety)
 
 
-@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
-def test_light_models_are_independent(path):
-    assert len(LIGHT) == 9
-    safety = analyse(path)
-    assert safety.verdict == "independent", str(safety)
-
-
 @settings(max_examples=300, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_random_graphs(rng: random.Random):
@@ -114,3 +106,33 @@ def test_a_wrong_verdict_and_a_wrong_axis_are_found():
     assert mistakes(analyse(apart.model), truth(apart.model)) == []
     same = next(case for case in CASES if case.name == "elementwise: Neg")
     assert mistakes(analyse(apart.model), truth(same.model)) != []
+
+
+def test_what_the_reference_evaluator_shows_counts_too(monkeypatch):
+    mixed = next(case for case in CASES if case.name == "softmax: axis 0, opset 17").model
+    seen = {}
+
+    def remembering(model, requests):  # a runtime that hides what rows do to one another
+        evaluator = truth_by_running._reference(model, ())
+
+        def run(feeds):
+            (made,) = evaluator.run(feeds)
+            rows = next(iter(feeds.values()))
+            return [np.stack([seen.setdefault(row.tobytes(), answer) for row, answer in zip(rows, made, strict=True)])]
+
+        return truth_by_running._Evaluator("a runtime that remembers", run, requests)
+
+    monkeypatch.setattr(truth_by_running, "_onnxruntime", remembering)
+    (found,) = truth(mixed).values()
+    assert seen
+    assert (found.verdict, found.check.endswith("in the reference evaluator")) == ("coupled", True)
+
+
+def test_a_model_that_nothing_runs_has_no_truth():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "mine": 1]> g (float[n] x) => (float[n] y) { y = mine.Foo(x) }'
+    )
+    (found,) = truth(model).values()
+    assert (found.verdict, found.check.startswith("does not run: ")) == (None, True)
+    with pytest.raises(AssertionError):
+        truth_by_running.assert_truth(model)
