@@ -407,6 +407,59 @@ def _entries() -> None:
          "l = Shape<start = 0, end = 1>(x)  p = Slice(table, front, l)  y = Add(x, p)", "int64[1] front = {0}; float[8,4] table")
     case("position", "Gather by a Range over the rows, backwards", MIXED, "float[n] x", "float[n] y",
          "n = Size(x)  l = Sub(n, one)  r = Range(l, minus, minus)  y = Gather(x, r)", "int64 one = {1}; int64 minus = {-1}")
+
+    # x[arange(n), chosen], as exporters stack the indices
+    own = "s = Shape(x)  k = Gather(s, i0)  r = Range(i0, k, i1)  ru = Unsqueeze(r, last)  "
+    best = "best = ArgMax<axis = 1, keepdims = 0>(ids)  bu = Unsqueeze(best, last)  "
+    picked = "p = Concat<axis = 1>(ru, bu)  y = GatherND(x, p)"
+    pool = "float[n,4,3] x, int64[n,4] ids"
+    index = "int64 i0 = {0}; int64 i1 = {1}; int64 i2 = {2}; int64 minus = {-1}; int64[1] last = {1}"
+    ids = {"ids": (0, 50)}
+    case("own number", "pooling at the largest token", APART, pool, "float[n,3] y", f"{own}{best}{picked}", index, ranges=ids)
+    case("own number", "pooling at several places of a row", APART, "float[n,4,3] x, int64[n,2] at", "float[n,2,3] y",
+         f"{own}k1 = Unsqueeze(k, front)  both = Concat<axis = 0>(k1, two)  re = Expand(ru, both)  rw = Unsqueeze(re, two)  aw = Unsqueeze(at, two)  "
+         "p = Concat<axis = -1>(rw, aw)  q = Cast<to = 7>(p)  y = GatherND(x, q)", f"{index}; int64[1] front = {{0}}; int64[1] two = {{2}}")
+    case("own number", "entries put into the row they belong to", APART, "float[n,4] x, int64[n,1] at, float[n] u", "float[n,4] y",
+         f"{own}p = Concat<axis = 1>(ru, at)  y = ScatterND(x, p, u)", index)
+    for name, verdict, order in (("in the same order", APART, "0, 1"), ("in another order", MIXED, "1, 0")):
+        case("own number", f"several entries put into each row, {name}", verdict, "float[n,4] x, int64[n,2] at, float[n,2] u", "float[n,4] y",
+             f"{own}k1 = Unsqueeze(k, front)  both = Concat<axis = 0>(k1, two)  re = Expand(ru, both)  rl = Reshape(re, line)  al = Reshape(at, line)  "
+             f'p = Concat<axis = 1>(rl, al)  ut = Transpose<perm = [{order}]>(u)  ul = Reshape(ut, flat)  y = ScatterND<reduction = "add">(x, p, ul)',
+             f"{index}; int64[1] front = {{0}}; int64[1] two = {{2}}; int64[2] line = {{-1, 1}}; int64[1] flat = {{-1}}")
+    case("own number", "the stacked indices themselves", MIXED, pool, "int64[n,2] y", f"{own}{best}y = Concat<axis = 1>(ru, bu)", index, ranges=ids)
+    case("own number", "the row's number as an index of another axis", MIXED, "float[n,9,9] x, int64[n] at", "float[n,9] y",
+         f"{own}au = Unsqueeze(at, last)  p = Concat<axis = 1>(au, ru)  y = GatherND<batch_dims = 0>(x, p)", index, ranges={"at": (0, 1)})
+    case("own number", "the row's number beside the row", MIXED, "float[n,9,9] x, int64[n,1] at", "float[n] y",
+         f"{own}p = Concat<axis = 1>(ru, ru, at)  y = GatherND(x, p)", index)
+    for name, numbers in (
+        ("backwards", "l = Sub(k, i1)  q = Range(l, minus, minus)"),
+        ("from -1", "f = Sub(k, i1)  q = Range(minus, f, i1)"),
+        ("from 1, wrapped to the first", "f = Add(k, i1)  o = Range(i1, f, i1)  q = Mod(o, k)"),
+        ("twice as far apart", "f = Mul(k, i2)  o = Range(i0, f, i2)  q = Mod(o, k)"),
+        ("less 1", "o = Range(i0, k, i1)  q = Sub(o, i1)"),
+        ("negated", "o = Range(i0, k, i1)  q = Neg(o)"),
+        ("of one case or another", "o = Range(i0, k, i1)  c = Greater(i2, i1)  "
+         "q = If(c) <then_branch = t () => (int64[m] a) { a = Sub(o, i1) }, else_branch = e () => (int64[m] b) { b = Identity(o) }>"),
+        ("of a loop that moves them", "o = Range(i0, k, i1)  go = Greater(i2, i1)  "
+         "q = Loop(i1, go, o) <body = b (int64 i, bool c, int64[m] v) => (bool d, int64[m] w) { d = Identity(c)  w = Sub(v, i1) }>"),
+    ):
+        case("own number", f"numbers {name}", MIXED, pool, "float[n,3] y",
+             f"s = Shape(x)  k = Gather(s, i0)  {numbers}  ru = Unsqueeze(q, last)  {best}{picked}", index, ranges=ids)
+    for name, stop in (("to n - 1", "f = Sub(k, i1)"), ("over another axis", "f = Gather(s, i1)")):
+        case("own number", f"numbers {name}", MIXED, pool, "float[m,3] y",
+             f"s = Shape(x)  k = Gather(s, i0)  {stop}  r = Range(i0, f, i1)  ru = Unsqueeze(r, last)  zero = Sub(ru, ru)  p = Concat<axis = 1>(ru, zero)  y = GatherND(x, p)", index, ranges=ids)
+    case("own number", "tuples that a loop makes after its first round", MIXED, f"{pool}, int64[n,2] first", "float[r,n,3] y",
+         f"{own}{best}go = Greater(i2, i1)  "
+         "q, y = Loop(i2, go, first) <body = b (int64 i, bool c, int64[m,2] v) => (bool d, int64[m,2] w, float[m,3] g) "
+         "{ d = Identity(c)  w = Concat<axis = 1>(ru, bu)  g = GatherND(x, v) }>", index, ranges=ids | {"first": (0, 1)})
+    case("own number", "tuples of every round of a loop", APART, pool, "float[r,n,3] y",
+         f"{own}{best}go = Greater(i2, i1)  "
+         "q = Loop(i2, go) <body = b (int64 i, bool c) => (bool d, int64[m,2] w) { d = Identity(c)  w = Concat<axis = 1>(ru, bu) }>  y = GatherND(x, q)", index, ranges=ids)
+    case("own number", "tuples that a loop moves", MIXED, pool, "float[r,n,3] y",
+         f"{own}{best}p = Concat<axis = 1>(ru, bu)  go = Greater(i2, i1)  "
+         "q, y = Loop(i2, go, p) <body = b (int64 i, bool c, int64[m,2] v) => (bool d, int64[m,2] w, float[m,3] g) "
+         "{ d = Identity(c)  w = Sub(v, step)  g = GatherND(x, v) }>", f"{index}; int64[2] step = {{1, 0}}", ranges=ids)
+
     case("position", "CumSum of ones makes positions", MIXED, "float[n,1] x", "float[n,1] y",
          "s = Shape(x)  o = ConstantOfShape<value = float[1] {1.0}>(s)  p = CumSum(o, zero)  y = Add(x, p)", "int64 zero = {0}")
     case("position", "EyeLike of rows", MIXED, "float[n,4] x", "float[n,4] y", "y = EyeLike(x)")

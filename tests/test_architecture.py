@@ -44,6 +44,7 @@ ORDER = [
     "safety._rules_axis",
     "safety._rules_layout",
     "safety._rules_place",
+    "safety._own_number",
     "safety._rules_product",
     "safety._rules_quantised",
     "safety._rules_window",

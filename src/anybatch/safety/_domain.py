@@ -43,6 +43,19 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuples:
+    """Tuples of indices, along the last axis, of which some are the number of the row that they belong to.
+
+    Attributes:
+        own: places in the tuple that hold that number; what stands at any other is the same function of row i for every i.
+    """
+
+    shape: Shape
+    rows: Rows
+    own: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Blame:
     """Where the proof ended: the node, and why in one sentence."""
 
@@ -64,6 +77,8 @@ class Value:
         counts: it depends on the number of rows or on their positions, but on no row's content: what Shape returns, say.
         entries: of a small tensor without rows, its entries: a `Size` each (integers, booleans) or a NumPy float.
         items: of a sequence or an optional, the tensors in it.
+        own: of a count, where the rows would be if it were one of their tensors: each entry there is i, the number of its row.
+        tuples: of a tensor that is blamed for such numbers, what it still is as an index.
     """
 
     shape: Shape | None = None
@@ -72,6 +87,8 @@ class Value:
     entries: Entries | None = None
     blame: Blame | None = None
     items: tuple[Value, ...] | None = None
+    own: Rows | None = None
+    tuples: Tuples | None = None
 
     @property
     def common(self) -> bool:

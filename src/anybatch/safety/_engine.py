@@ -12,6 +12,7 @@ from anybatch.safety._call import Call, CoupledError, Rule, StoppedError
 from anybatch.safety._domain import Blame, Shape, Value, from_entries, from_tensor
 from anybatch.safety._entries import evaluate
 from anybatch.safety._operators import BODIES, FOLLOWED, MAKES_ROWS, ML_RULES, NOT_ANALYSED, PLACES, RULES, SEQUENCES, UNREAD
+from anybatch.safety._own_number import by_own_number, tuples_of
 from anybatch.safety._sizes import N, Size
 
 OLDEST_OPSET: Final = 7  # before it, broadcasting was an attribute
@@ -107,9 +108,13 @@ def _run(node: onnx.NodeProto, scope: Scope, context: Context) -> list[Value]:
     except StoppedError as error:
         return [Value(blame=_blame(node, error))] * len(node.output)
     try:
-        return _checked(call, _apply(call))
+        made = _checked(call, _apply(call))
+        # What a body or a sequence hands on may be one tensor or another.
+        return [replace(each, tuples=None) for each in made] if node.op_type in BODIES | (SEQUENCES - {"Identity"}) else made
     except (CoupledError, StoppedError) as error:
-        return _blamed(call, _blame(node, error))
+        made = _blamed(call, _blame(node, error))
+        tuples = tuples_of(call)
+        return made if tuples is None else [replace(made[0], tuples=tuples)]
 
 
 def _blame(node: onnx.NodeProto, error: CoupledError | StoppedError) -> Blame:
@@ -195,6 +200,8 @@ def _run_function(node: onnx.NodeProto, function: onnx.FunctionProto, scope: Sco
 def _apply(call: Call) -> list[Value]:
     rule, op = _rule(call), call.node.op_type
     data, places = _roles(call)
+    if (numbered := by_own_number(call)) is not None:
+        return [numbered]
     blames = [value.blame for value in data + places if value.blame is not None]
     if blames:
         return _blamed(call, next((blame for blame in blames if blame.coupled), blames[0]))
@@ -285,7 +292,7 @@ def _sound(value: Value) -> Value:
         return value
     if value.rows is None:
         depends = value.shape is not None and any(size.depends_on_rows for size in value.shape)
-        return Value(value.shape, counts=True, entries=value.entries) if depends else value
+        return replace(value, counts=True) if depends else value
     shape, rows = value.shape or (), value.rows
     others = [size for axis, size in enumerate(shape) if axis != rows.axis]
     if (

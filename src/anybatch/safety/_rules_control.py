@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from anybatch.safety._call import Call, CoupledError, Rule, StoppedError, meet
@@ -37,7 +38,7 @@ def joined(call: Call, key: str, one: Value, other: Value) -> Value:
     """
     for value in sorted((one, other), key=lambda each: not (each.blame is not None and each.blame.coupled)):
         if value.blame is not None:
-            return value
+            return replace(value, tuples=None)
     if one.items is not None or other.items is not None:
         if one.items is None or other.items is None or len(one.items) != len(other.items):
             raise StoppedError("makes a sequence of one length or another")
@@ -73,7 +74,7 @@ def same_entries(one: Value, other: Value) -> bool:
 
 
 def _unchanged(one: Value, other: Value) -> bool:
-    if (one.shape, one.rows, one.counts, one.blame) != (other.shape, other.rows, other.counts, other.blame):
+    if replace(one, entries=None, items=None) != replace(other, entries=None, items=None):
         return False
     if one.items is not None or other.items is not None:
         items = zip(one.items or (), other.items or (), strict=False)

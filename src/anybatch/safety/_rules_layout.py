@@ -10,7 +10,7 @@ import numpy as np
 from anybatch.safety._broadcast import broadcast
 from anybatch.safety._call import Call, CoupledError, Rule, StoppedError, forbid
 from anybatch.safety._domain import Entries, Rows, Shape, Value, from_array, from_entries, from_tensor
-from anybatch.safety._sizes import ONE, ZERO, Size, product
+from anybatch.safety._sizes import ONE, ZERO, N, Size, product
 
 
 def reshape(call: Call) -> Value:
@@ -226,7 +226,8 @@ def count_up(call: Call) -> Value:
     counts = any(call[index].counts for index in range(3))
     start, limit, step = (call.sizes(index) for index in range(3))
     if start and limit and step and step[0] == ONE and (limit[0] - start[0]).at_least(0):
-        return Value((limit[0] - start[0],), counts=counts)
+        own = Rows(0) if start[0] == ZERO and limit[0] == N else None
+        return Value((limit[0] - start[0],), counts=counts, own=own)
     return Value(counts=True) if counts else Value((call.fresh("length"),))
 
 
