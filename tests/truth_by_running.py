@@ -6,7 +6,7 @@ fewer or more others, the same request comes twice. It cannot prove independence
 little hide (NaN spreads through nearly everything).
 
 ONNX Runtime and the reference evaluator of onnx are both asked. What either shows counts, unless the two do not even agree on
-what the model computes: then ONNX Runtime is believed, where it runs the model.
+what the model computes: then ONNX Runtime is believed, where it runs the model as soon as the other.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ class _Evaluator:
     def __init__(self, name: str, run: Callable[[Feeds], list[Array]], requests: Sequence[Feeds] = ()) -> None:
         self.name = name
         self._run = run
+        self.first = 0  # of the requests that it runs
         failed = []
-        for feeds in requests:
+        for self.first, feeds in enumerate(requests):
             try:
                 self.run(feeds)
             except _CannotRunError as error:
@@ -255,6 +256,7 @@ def truth(
             failed.append(str(error))
     if not asked:
         return {name: Truth(None, f"does not run: {'; '.join(failed)}") for name in names}
+    asked.sort(key=lambda each: each.evaluator.first)  # one that runs a single number of rows has less to say
     found = asked[0].verdicts(trials)
     if len(asked) > 1 and any(each.verdict == "independent" for each in found.values()):
         others = asked[1].verdicts(trials)
