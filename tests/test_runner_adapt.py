@@ -285,7 +285,7 @@ def test_exploring_costs_a_stated_share_and_each_request_at_most_one_launch(cost
                 assert cost <= (best.cost + costs[launches[0]]) * (1 + 1e-9)
             explored += max(0.0, cost - best.cost)
             usual += cost
-        assert explored <= explore * usual * (1 + 1e-9)
+        assert explored <= (explore + 1e-9) * usual  # costs of a plan are added up in another order here
         assert runner.stats().launches == Counter(device.launches)
 
 
