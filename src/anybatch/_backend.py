@@ -26,7 +26,9 @@ Model: TypeAlias = "Path | bytes | onnx.ModelProto"
 class Session(Protocol):
     """One model opened on one device, with its compiled batch sizes.
 
-    Its spec leaves `combine` to the caller.
+    Its spec leaves `combine` to the caller. A session that knows them has two attributes more, for reports: `precision`, what
+    it computes floats in, as NumPy names it (``"float32"``, ``"float16"``, ``"bfloat16"``, and ``"int8"`` where a model is
+    quantised), and `memory_bytes`, what the model takes on the device: weights, and buffers of all that runs at once.
     """
 
     @property

@@ -425,7 +425,7 @@ class Shelf:
             ModelError: the model's file, or one of its external data, cannot be read, or the file was replaced since.
             BackendUnavailableError: the runtime is gone.
         """
-        digest = _digest(self._model)
+        digest = digest_of(self._model)
         if _stamp(self._model) != self._opened:
             raise ModelError(f"{str(self._model)!r} was changed since it was opened: open it again")
         return replace(self._setting, model=digest, runtime=self._runtime())
@@ -529,12 +529,12 @@ def describe_setting(
         runtime="",
         anybatch=__version__,
         clock="wall clock" if clock is None else clock.name,
-        machine=_machine() if clock is None else "",
+        machine=machine() if clock is None else "",
     )
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Return processor and number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     try:
@@ -556,7 +556,7 @@ def _stamp(model: Model) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _digest(model: Model) -> str:
+def digest_of(model: Model) -> str:
     try:
         return model_digest(model)
     except ModelError:

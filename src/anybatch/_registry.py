@@ -230,7 +230,7 @@ def open_model(
         DeviceError: the runtime failed.
         In every case nothing stays open.
     """
-    source = _find_model(model)
+    source = find_model(model)
     chosen = _choose_backend(backend, source)
     sizes = None if batch_sizes is None else check_batch_sizes(batch_sizes)
     table = TableCosts(costs) if isinstance(costs, Mapping) else costs
@@ -347,7 +347,7 @@ def compile_model(
         BackendUnavailableError: the compiler is missing.
         In every case no file is left.
     """
-    source = _find_model(model)
+    source = find_model(model)
     chosen = _choose_backend(backend, source)
     if not isinstance(chosen, Compiler):
         raise InputError(f"backend {chosen.name!r} compiles nothing ahead: it opens models as they are")
@@ -366,7 +366,7 @@ def _check_device(device: object) -> int:
     return index
 
 
-def _find_model(model: object) -> Model:
+def find_model(model: object) -> Model:
     if isinstance(model, (str, os.PathLike)):
         if not os.fspath(model):
             raise ModelError("expected a model file, got an empty path")

@@ -241,6 +241,17 @@ class Runner:
         return self._device_clock
 
     @property
+    def precision(self) -> str:
+        """What the session computes floats in, such as ``"float16"``; empty where it does not say."""
+        return str(getattr(self._session, "precision", ""))
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the model takes on the device, in bytes; None where the session does not say."""
+        size: int | None = getattr(self._session, "memory_bytes", None)
+        return size
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed

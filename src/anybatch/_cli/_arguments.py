@@ -184,8 +184,13 @@ def parse_options(pairs: Sequence[str] | None, *, reserved: Collection[str] = _O
     for name, text in parse_pairs("--option", pairs).items():
         if name in reserved:
             raise InputError(f"--option {name}: this is no option of a backend; see --help for what there is instead")
-        try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = text
+        options[name] = parse_value(text)
     return options
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a backend's option: text that reads as JSON is that, other text is itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -97,6 +97,20 @@ def progress(what: str) -> Iterator[Callable[[float], None]]:
 
 
 @contextmanager
+def steps() -> Iterator[Callable[[str, float], None]]:
+    """Show on stderr, where that is a terminal, a bar for each of several steps; yields a function of a step and its share."""
+    if not sys.stderr.isatty():
+        yield lambda _step, _share: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("", total=1.0)
+        yield lambda step, share: display.update(task, description=step, completed=share)
+
+
+@contextmanager
 def activity(what: str) -> Iterator[Callable[[str], None]]:
     """Show on stderr, where that is a terminal, that something is going on; yields a function that takes its latest line."""
     if not sys.stderr.isatty():
