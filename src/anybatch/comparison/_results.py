@@ -30,10 +30,12 @@ class Case:
     Attributes:
         name: ``"7 rows"``, or what the requests are, such as ``"ragged stream"``.
         requests: the rows of each, at least one request; each is one call of `Runner.run`.
+        first: index among the data of the first row; those that follow are consecutive, and begin again after the last.
     """
 
     name: str
     requests: tuple[int, ...]
+    first: int = 0
 
     @property
     def rows(self) -> int:
