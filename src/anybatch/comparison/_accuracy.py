@@ -61,7 +61,7 @@ def default_cases(batchings: Iterable[Batching], data_rows: int | None = None) -
 def cases_of(sizes: Sequence[int], data_rows: int | None = None, *, ragged: bool = False) -> tuple[Case, ...]:
     """Return a case of one request for each size, and a stream of requests of such sizes that covers all rows of data.
 
-    No request begins at the row at which the one before it did, so that answers which were left over from that show.
+    A request begins at another row than the one before it, so that answers which were left over from that show.
 
     Args:
         sizes: in rows, 0 or more.
@@ -77,13 +77,12 @@ def cases_of(sizes: Sequence[int], data_rows: int | None = None, *, ragged: bool
     if data_rows is not None and data_rows < 1:
         raise InputError(f"expected at least one row of data to compare with, got {data_rows}")
     total = max(sizes) + 1 if data_rows is None else data_rows
-    stream = Case("ragged stream", _stream(sizes, data_rows, ragged=ragged))
-    cases = [stream]
+    cases = []
     first = 0
     for size in sizes:
         cases.append(Case(counted_rows(size), (size,), first))
         first = (first + size + (size > 0 and size % total == 0)) % total
-    return (*cases[1:], stream)
+    return (*cases, Case("ragged stream", _stream(sizes, data_rows, ragged=ragged), first))
 
 
 def made_up_rows(cases: Iterable[Case]) -> int:
@@ -228,9 +227,9 @@ def check_accuracy(
 ) -> list[Accuracy]:
     """Send the same requests to all, and hold the answers of each against the reference's.
 
-    Decision: an entry whose inputs are other floats than the reference's, such as a model with float16 inputs, gets the same
-    rows rounded to those; one with other names, shapes or kinds of dtypes is refused. Outputs of other floats are compared as
-    float64.
+    Decision: where a runtime narrows a model's inputs, from float32 to float16 or from int64 to int32, its entry gets the same
+    rows in its own dtype: floats rounded, integers only where all of them fit. One with other names, shapes or kinds of dtypes
+    is refused. Outputs that a runtime narrowed are compared by value.
 
     Args:
         contestants: opened; those that failed to open are left out. `reference` may be among them.
@@ -347,8 +346,7 @@ class _Part:
             try:
                 # So that plans are those that ran: costs that change meanwhile may change them for the next request.
                 plan = runner.plan(rows)
-                with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, which the answers show
-                    answers = runner.run({name: request[name].astype(wanted[name], copy=False) for name in wanted})
+                answers = runner.run({name: _as_dtype(name, request[name], dtype) for name, dtype in wanted.items()})
             except CoupledRowsError as error:
                 said = self._refusal(rows, error)
                 raise
@@ -576,7 +574,18 @@ def _same_input(one: TensorSpec, two: TensorSpec) -> bool:
     sizes = zip(one.shape, two.shape, strict=True)
     if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
         return False
-    return one.dtype == two.dtype or _both_floats(one.dtype, two.dtype)
+    return one.dtype == two.dtype or _same_kind(one.dtype, two.dtype)
+
+
+def _as_dtype(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and the answers show it
+        cast = array.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(cast, array):
+        low, high = array.min(), array.max()
+        raise InputError(f"{name!r}: expected integers that fit {dtype}, which this entry takes, got {low} to {high}")
+    return cast
 
 
 def _why_not_comparable(
@@ -592,7 +601,7 @@ def _why_not_comparable(
 
 
 def _why_not_alike(tensor: TensorSpec, expected: np.dtype[Any], got: np.dtype[Any], reference: str, entry: str) -> str:
-    if expected == got or _both_floats(expected, got):
+    if expected == got or _same_kind(expected, got):
         return ""
     return f"output {tensor.name!r} has another dtype: {reference} gives {expected}, {entry} gives {got}"
 
@@ -609,8 +618,10 @@ def _why_other_shape(tensor: TensorSpec, expected: Array, got: Array, reference:
     )
 
 
-def _both_floats(one: np.dtype[Any], two: np.dtype[Any]) -> bool:
-    return (one.kind == "c") == (two.kind == "c") and None not in (float_info(one), float_info(two))
+def _same_kind(one: np.dtype[Any], two: np.dtype[Any]) -> bool:
+    """Return whether both are floats of any width, or both complex, or both integers with or both without signs."""
+    kinds = ["f" if dtype.kind == "V" and float_info(dtype) is not None else dtype.kind for dtype in (one, two)]
+    return kinds[0] == kinds[1] and kinds[0] in "fciu"
 
 
 def _eps(dtype: np.dtype[Any]) -> float:

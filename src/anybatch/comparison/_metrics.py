@@ -308,7 +308,7 @@ def _same_bits(one: Array, other: Array) -> bool:
 
 def _apart(one: Array, other: Array, a: Floats, b: Floats) -> tuple[_Mask, Floats]:
     """Return which elements differ, and how far apart they are, which is not rounded until then."""
-    if float_info(one.dtype) is not None or one.dtype != other.dtype:
+    if float_info(one.dtype) is not None:
         return (a != b) & ~(np.isnan(a) & np.isnan(b)), np.abs(a - b)
     x, y = _as_integers(one), _as_integers(other)
     return x != y, _integers_apart(x, y).astype(np.float64)
