@@ -21,6 +21,8 @@ CORE = ROOT / "src" / "anybatch"
 ORDER = [
     "_version",
     "_errors",
+    "_whole_files",
+    "_ticks",
     "_tensors",
     "_batching",
     "_costs",
@@ -83,7 +85,10 @@ ORDER = [
     "comparison._compare",
     "comparison._document",
     "comparison._junit",
+    "comparison._svg",
+    "comparison._charts",
     "comparison._page",
+    "comparison._save",
     "comparison",
     "",
     "loadgen",
@@ -130,6 +135,7 @@ ONLY_IN = {
     "typer": ("_cli",),
     "rich": ("_cli._output",),
     "matplotlib": ("plots",),
+    "jinja2": ("comparison._page",),
 }
 
 VENDORS = ("acl", "ascend", "poprt", "graphcore", "cann", "openvino", "tensorrt")
@@ -298,7 +304,7 @@ def test_every_public_name_is_described(package):
     ids=["import", "plots", "list"],
 )
 def test_importing_and_listing_bring_nothing_that_is_not_needed_yet(program):
-    unwanted = ("typer", "rich", "onnxruntime", "onnx", "onnx.reference", "pytest", "hypothesis", "asyncio", "matplotlib")
+    unwanted = ("typer", "rich", "onnxruntime", "onnx", "onnx.reference", "pytest", "hypothesis", "asyncio", "matplotlib", "jinja2")
     program += "\nimport sys; print([name for name in sys.argv[1:] if name in sys.modules])"
     assert in_python(program, *unwanted, "anybatch") == "['anybatch']\n"
 

@@ -12,7 +12,6 @@ import os
 import textwrap
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,8 @@ from anybatch._batching import AnyBatch, Batching, Gears, check_batch_sizes
 from anybatch._costs import Costs, CurveCosts, UncertainCosts
 from anybatch._errors import InputError, MissingPackageError
 from anybatch._planner import POLICIES, Planner, Policy
+from anybatch._ticks import STEPS, linear_ticks, log_ticks
+from anybatch._whole_files import check_place, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +58,6 @@ _STYLE: Final[Any] = ["default", {"text.parse_math": False}]
 # The y axis, its ticks, the x axis, its ticks, and where they meet.
 _FRAME: Final = ("│", "┤", "─", "┬", "└")
 _ASCII_FRAME: Final = ("|", "+", "-", "+", "+")
-# Axes have their numbers at these steps, times a power of ten.
-_STEPS: Final = (1, 2, 5, 10)
 _SGR: Final = ("1", "33", "36", "32", "34", "31", "35")
 
 
@@ -161,15 +160,8 @@ class Chart:
         settings: Any = {"svg.hashsalt": "anybatch", "svg.fonttype": "none"}  # without a salt, ids are random
         with matplotlib.style.context(_STYLE), matplotlib.rc_context(settings):
             self.figure().savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else {})
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with whole_file(path) as part:
             part.write_bytes(data.getvalue())
-            part.replace(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):  # it is not there, or the error on its way says more
-                part.unlink()
 
     def figure(self) -> Figure:
         """Return a new matplotlib figure, to change before it is saved; pyplot knows nothing of it.
@@ -194,7 +186,7 @@ class Chart:
             place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 10), "textcoords": "offset points"}
             all_axes[0].annotate("\n".join(note), **place, fontsize="small", color="#444444")
             all_axes[-1].set_xlabel(self.x_label)
-            all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=_STEPS))
+            all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=STEPS))
             drawn = {label: line for axes in all_axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
             labels = list(self._looks)
             columns = 3 if max(map(len, labels)) < 30 else 1
@@ -242,13 +234,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         InputError: the suffix is neither .png nor .svg, there is no such folder, or the path is that of a folder.
         MissingPackageError: matplotlib is not installed.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{path}: expected a file that ends in {' or '.join(_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {str(path.parent)!r}")
-    if path.is_dir():
-        raise InputError(f"{path}: it is a folder")
+    path = check_place(path, _SUFFIXES)
     _check_matplotlib()
     return path
 
@@ -451,11 +437,11 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if panel.log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(FixedLocator(_log_ticks(*_ends([series.y for series in panel.series]))))
+        axes.yaxis.set_major_locator(FixedLocator(log_ticks(*_ends([series.y for series in panel.series]))))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(steps=_STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(steps=STEPS))
         axes.set_ylim(bottom=0)
 
 
@@ -474,7 +460,7 @@ class _TextPanel:
         self._scale: Callable[[float], float] = math.log if panel.log else float
         low, high = _ends([series.y for series in panel.series])
         high = max([high, *(high for series in panel.series for _, _, high in _bars(series))])
-        self._ticks = _log_ticks(low, high) if panel.log else _ticks(0.0, high, max(2, height // 4))
+        self._ticks = log_ticks(low, high) if panel.log else linear_ticks(0.0, high, max(2, height // 4))
         self._y_ends = (self._scale(low) if panel.log else 0.0, self._scale(high))
         self._margin = max(len(f"{tick:g}") for tick in self._ticks) + 1
         self._columns = width - self._margin - 1
@@ -495,7 +481,7 @@ class _TextPanel:
         *_, horizontal, tick_mark, corner = self._frame
         axis, numbers = [horizontal] * self._columns, [" "] * (self._margin + 1 + self._columns)
         free_from = 0
-        for tick in _ticks(*self._x_ends, self._columns // 12):
+        for tick in linear_ticks(*self._x_ends, self._columns // 12):
             column, text = self._column(tick), f"{tick:g}"
             begin = min(self._margin + 1 + column - len(text) // 2, len(numbers) - len(text))
             if tick == int(tick) and begin >= free_from:  # the axis counts
@@ -551,27 +537,6 @@ def _value_at(series: Series, x: float) -> float:
     if series.kind == "steps":
         return y1 if share >= 0.5 else y0
     return y0 + (y1 - y0) * share
-
-
-def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Return round numbers between two others, about that many: multiples of 1, 2 or 5 times a power of ten."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / max(about, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in _STEPS if factor * power >= rough * (1 - 1e-9))
-    return [float(f"{index * step:.12g}") for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers between two others: 1, 2, 5 times powers of ten; more, where those are fewer than three."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        ticks = [factor * 10.0**power for power in powers for factor in factors]
-        inside = [float(f"{tick:.12g}") for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-        if len(inside) >= 3:
-            return inside
-    return _ticks(low, high, 4)
 
 
 def _painted(character: str, look: int, colour: bool) -> str:

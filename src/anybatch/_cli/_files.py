@@ -15,6 +15,7 @@ from numpy.lib.npyio import NpzFile
 
 from anybatch._errors import InputError
 from anybatch._tensors import Array, ModelSpec
+from anybatch._whole_files import whole_file
 
 _SUFFIXES: Final = (".npz", ".npy")
 _FORMAT: Final[Any] = np.lib.format  # typed in NumPy since 2.3, and Python 3.10 has only 2.2
@@ -86,20 +87,11 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    # In the same folder, since only there the rename at the end is atomic; by its own name, since what `tempfile` makes
-    # is readable for its owner alone, and would stay so.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            if path.suffix == ".npy":
-                _FORMAT.write_array(file, next(iter(outputs.values())), allow_pickle=False)
-            else:
-                _write_npz(file, outputs)
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("xb") as file:
+        if path.suffix == ".npy":
+            _FORMAT.write_array(file, next(iter(outputs.values())), allow_pickle=False)
+        else:
+            _write_npz(file, outputs)
 
 
 def _read_npz(path: Path, names: list[str], *, ignore_extra: bool) -> dict[str, Array]:

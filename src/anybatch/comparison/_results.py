@@ -14,6 +14,9 @@ from typing import Final, Literal, TypeAlias
 from anybatch._guard import RowSafety
 from anybatch._planner import Plan
 
+# What stands beside every figure of a simulator, wherever it is shown.
+MODELLED: Final = "modelled: no hardware was measured"
+
 Verdict: TypeAlias = Literal["pass", "fail"]
 Provenance: TypeAlias = Literal["measured", "modelled"]
 Stage: TypeAlias = Literal["open", "accuracy", "speed", "divergence"]
