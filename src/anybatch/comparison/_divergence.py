@@ -112,7 +112,11 @@ def find_divergence(
     search = _Search(candidate.name, output, judge, seconds, progress, wall)
     with tempfile.TemporaryDirectory(prefix="anybatch-") as folder:
         try:
-            return search.run([_Side(entry, model, Path(folder)) for entry in (reference, candidate)], inputs, case)
+            sides = [
+                _Side(entry, model, Path(folder) / ("common" if entry.model is None else str(number)))
+                for number, entry in enumerate((reference, candidate))
+            ]
+            return search.run(sides, inputs, case)
         except _GivenUpError as error:
             return search.told(str(error))
 
@@ -251,10 +255,12 @@ class _Side:
         with self._explained("its fixed batch size cannot be changed"):
             self._settle_batch(batching, request)
         with self._explained("its external data cannot be read"):
-            self._folder = Path(tempfile.mkdtemp(dir=self._folder))
-            if isinstance(self._source, Path):
-                for name in external_files(self.proto):
-                    _link(self._source.parent / name, self._folder / name)
+            self._folder.mkdir(exist_ok=True)
+            for name in external_files(self.proto) if isinstance(self._source, Path) else ():
+                target = self._folder / name
+                if not target.exists():  # copies, since readers of such files refuse links
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(self._source.parent / name, target)
 
     def close(self) -> None:
         """Close the whole model where it is open.
@@ -342,14 +348,6 @@ class _Side:
             yield
         except Exception as error:  # whatever a plugin raises; an interrupt passes
             raise _GivenUpError(f"{self.name}: {what}: {type(error).__name__}: {error}") from error
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
 
 
 class Bisection:
@@ -568,17 +566,16 @@ class _Search:
 
         spec = self._sides[1].spec
         whole = graph.answering_all()
+        inputs = [tensor for tensor in spec.inputs if tensor.name in {value.name for value in whole.graph.input}]
         axes = _Axes()
-        for tensor in spec.inputs:
+        for tensor in inputs:
             axes.note(tensor.name, tensor)
         try:
             found = safety.analyse(whole, batch_axis=axes.axis, rows_per_row=axes.rows_per_row)
         except ModelError:
             return False
         dims = {each.name: each.dims for each in (*declared_tensors(whole)[0], *declared_tensors(whole)[1])}
-        symbols = {
-            symbol_of(dims[tensor.name][tensor.batch_axis]) for tensor in spec.inputs if tensor.batch_axis is not None
-        } - {""}
+        symbols = {symbol_of(dims[tensor.name][tensor.batch_axis]) for tensor in inputs if tensor.batch_axis is not None} - {""}
         for each in found.outputs:
             named = [axis for axis, dim in enumerate(dims[each.name]) if symbol_of(dim) in symbols]
             if each.verdict == "independent" or [each.batch_axis] == named:
