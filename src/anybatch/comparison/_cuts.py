@@ -270,5 +270,10 @@ def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [*graph.value_info, *graph.input, *graph.output]
 
 
+def is_static(value: onnx.ValueInfoProto) -> bool:
+    """Return whether each dimension of a tensor has a size."""
+    return all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+
+
 def _has_rank(value: onnx.ValueInfoProto) -> bool:
     return bool(value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"))

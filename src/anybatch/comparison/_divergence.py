@@ -129,6 +129,10 @@ class _RefusedError(Exception):
     """A cut model could not be opened or run."""
 
 
+class _EmptyError(_RefusedError):
+    """An inner tensor came back with no elements."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Finding:
     """How a tensor compares; without metrics, in shape."""
@@ -488,7 +492,7 @@ class _Search:
             InputError: see there.
             _GivenUpError: nothing was found.
         """
-        from anybatch.comparison._cuts import Graph  # imports onnx
+        from anybatch.comparison._cuts import Graph, is_static  # imports onnx
 
         self._sides = sides
         for side in sides:
@@ -511,11 +515,20 @@ class _Search:
         if not graph.nodes:
             raise _GivenUpError(f"no node computes {self._output!r}")
         independent = self._find_axes(graph)
-        known = set(self._axes.axis) & set(self._graphs[0].tensors) & self._graphs[0].made
         self._copies = tuple(t.name for t in sides[1].spec.inputs if t.batch_axis is not None and t.name in graph.tensors)
         for tensor in sides[1].spec.inputs:
             self._axes.note(graph.copy_of(tensor.name), tensor)
-        return self._bisect(graph, graph.blocks({*graph.made} - known - {self._output}), independent)
+        shared = {
+            name for name in graph.made & self._graphs[0].made if name in graph.tensors and name in self._graphs[0].tensors
+        }
+        known = shared & set(self._axes.axis)
+        if self._request.exact:  # one launch of its size: where rows are need not be known
+            self._axes.axis = dict.fromkeys(shared) | self._axes.axis
+            try:
+                return self._bisect(graph, graph.blocks(graph.made - shared - {self._output}), independent)
+            except _EmptyError:  # some sessions take a free dimension for 0, if it is not that of the rows
+                known |= {name for name in shared if is_static(graph.tensors[name])}
+        return self._bisect(graph, graph.blocks(graph.made - known - {self._output}), independent, once_more=False)
 
     def _find_request(self, inputs: Mapping[str, Array], case: Case) -> _Request:
         """Return a request whose answers differ: exactly one launch, where there is one."""
@@ -559,9 +572,6 @@ class _Search:
 
     def _find_axes(self, graph: Graph) -> bool:
         """Find out where inner tensors carry rows; return whether the graph proves the output's rows independent."""
-        if self._request.exact:
-            self._axes.axis = dict.fromkeys(graph.tensors)  # one launch of its size needs none
-            return False
         from anybatch import safety  # imports onnx
 
         spec = self._sides[1].spec
@@ -586,7 +596,13 @@ class _Search:
                     self._axes.same.add(each.name)
         return all(each.verdict == "independent" for each in found.outputs if each.name == self._output)
 
-    def _bisect(self, graph: Graph, blocks: Blocks, independent: bool) -> Divergence:
+    def _bisect(self, graph: Graph, blocks: Blocks, independent: bool, *, once_more: bool = True) -> Divergence:
+        """Search the blocks.
+
+        Raises:
+            _EmptyError: a side answers a tensor with nothing, and it can be left out and searched once more.
+            _GivenUpError: nothing was found.
+        """
         bisection = Bisection([len(blocks.alive(place)) for place in range(len(blocks))])
         seen = {self._output: _Finding(True)}
         ending = ""
@@ -604,6 +620,8 @@ class _Search:
             try:
                 found = self._look([name for names in tensors.values() for name in names], copies)
             except _RefusedError as error:
+                if once_more and isinstance(error, _EmptyError):
+                    raise
                 if copies:
                     self._copies = ()
                 elif not bisection.fail(places, f"cut models are refused: {error}"):
@@ -633,6 +651,7 @@ class _Search:
         """Return how tensors compare, by name; copies of inputs by that of the copy.
 
         Raises:
+            _EmptyError: the candidate answers a tensor with nothing.
             _RefusedError: a side cannot run the cut model.
         """
         from anybatch.comparison._cuts import cut_model  # imports onnx
@@ -644,6 +663,9 @@ class _Search:
             answers.append(side.run_cut(cut, self._axes, self._request.inputs))
         got, expected = answers
         self._longest = max(self._longest, self._wall() - begun)
+        for name, array in expected.items():
+            if array.size and not got[name].size:
+                raise _EmptyError(f"{self._entry}: {name!r} came back as {list(got[name].shape)}, expected {list(array.shape)}")
         return {name: self._hold(array, got[name]) for name, array in expected.items()}
 
     def _concluded(
