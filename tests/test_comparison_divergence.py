@@ -478,6 +478,47 @@ def test_in_padded_launches_the_axes_of_inner_tensors_are_proven():
     )
 
 
+def test_padding_that_a_coupled_model_shows():
+    """A softmax over the rows: padding enters into it, and no proof says that this is no node's doing."""
+    nodes = [
+        node("Sin", ["x"], ["t0"], "n0"),
+        node("Sin", ["t0"], ["t1"], "n1"),
+        node("Softmax", ["t1"], ["t2"], "over_rows", axis=0),
+        node("Sin", ["t2"], ["y"], "n3"),
+    ]
+    model = build(nodes, {"x": ["rows", 3]}, {"y": ["rows", 3]})
+    found = search(model, Planted(), sizes=(4,), rows=3, options={"safety": "off"})
+    assert (found.node, found.operator, found.tensor) == ("over_rows", "Softmax", "t2")
+    assert found.reason == (
+        "with exact launches nothing differs: padding or splitting shows it; of 3 rows, run as 4 (3 rows), "
+        "the inputs of 'over_rows' (Softmax) agree, its output 't2' does not"
+    )
+
+
+def test_tensors_that_a_session_answers_with_nothing_are_left_out():
+    """It takes free dimensions for 0 where it does not know them as that of the rows, as behind a Reshape that mixes rows."""
+    nodes = [
+        node("Sin", ["x"], ["a"], "na"),
+        node("Reshape", ["a", "mixed"], ["b"], "nb"),
+        node("Sin", ["b"], ["c"], "nc"),
+        node("Reshape", ["c", "again"], ["y"], "ny"),
+    ]
+    weights = {"mixed": np.array([3, -1]), "again": np.array([-1, 3])}
+    model = build(nodes, {"x": ["rows", 3]}, {"y": ["rows", 3]}, weights)
+
+    def garble(answers, rows, gear):
+        return {name: array[:, :0] if name in "bc" else array for name, array in answers.items()}
+
+    assert search(model, Planted(off("c"))).node == "nc"
+    assert search(model, Planted(off("a"), garble=garble)).node == "na"
+    found = search(model, Planted(off("c"), garble=garble))
+    assert (found.node, found.tensor, found.opened) == (None, "y", 4)
+    assert found.reason == (
+        "what passes between nodes cannot be looked at: the fault is in one of 'nb' (Reshape), 'nc' (Sin), 'ny' (Reshape), "
+        "the inputs of which agree"
+    )
+
+
 def test_a_reference_without_that_gear_is_opened_for_it():
     reference = Entry("onnxruntime", "right", batch_sizes=(3, 16))
     assert search(heads(), Planted(off("hs")), sizes=(1, 4), rows=4, reference=reference).tensor == "hs"

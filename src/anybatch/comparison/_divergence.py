@@ -459,6 +459,7 @@ class _Search:
         self._sides: Sequence[_Side] = ()
         self._request: _Request
         self._axes = _Axes()
+        self._independent = False  # whether the graph proves the rows of the output to be
         self._copies: tuple[str, ...] = ()  # inputs of which cut models answer copies
 
     def told(
@@ -514,7 +515,7 @@ class _Search:
         graph = self._graphs[1]
         if not graph.nodes:
             raise _GivenUpError(f"no node computes {self._output!r}")
-        independent = self._find_axes(graph)
+        self._independent = self._find_axes(graph)
         self._copies = tuple(t.name for t in sides[1].spec.inputs if t.batch_axis is not None and t.name in graph.tensors)
         for tensor in sides[1].spec.inputs:
             self._axes.note(graph.copy_of(tensor.name), tensor)
@@ -525,10 +526,10 @@ class _Search:
         if self._request.exact:  # one launch of its size: where rows are need not be known
             self._axes.axis = dict.fromkeys(shared) | self._axes.axis
             try:
-                return self._bisect(graph, graph.blocks(graph.made - shared - {self._output}), independent)
+                return self._bisect(graph, graph.blocks(graph.made - shared - {self._output}))
             except _EmptyError:  # some sessions take a free dimension for 0, if it is not that of the rows
                 known |= {name for name in shared if is_static(graph.tensors[name])}
-        return self._bisect(graph, graph.blocks(graph.made - known - {self._output}), independent, once_more=False)
+        return self._bisect(graph, graph.blocks(graph.made - known - {self._output}), once_more=False)
 
     def _find_request(self, inputs: Mapping[str, Array], case: Case) -> _Request:
         """Return a request whose answers differ: exactly one launch, where there is one."""
@@ -596,7 +597,7 @@ class _Search:
                     self._axes.same.add(each.name)
         return all(each.verdict == "independent" for each in found.outputs if each.name == self._output)
 
-    def _bisect(self, graph: Graph, blocks: Blocks, independent: bool, *, once_more: bool = True) -> Divergence:
+    def _bisect(self, graph: Graph, blocks: Blocks, *, once_more: bool = True) -> Divergence:
         """Search the blocks.
 
         Raises:
@@ -641,7 +642,7 @@ class _Search:
             elif not bisection.fail(places, _VANISHES):
                 ending = _VANISHES
                 break
-        return self._concluded(blocks, bisection, seen, ending, independent)
+        return self._concluded(blocks, bisection, seen, ending)
 
     def _say(self, blocks: Blocks, bisection: Bisection, places: Sequence[int]) -> None:
         left = bisection.high - bisection.low
@@ -668,9 +669,7 @@ class _Search:
                 raise _EmptyError(f"{self._entry}: {name!r} came back as {list(got[name].shape)}, expected {list(array.shape)}")
         return {name: self._hold(array, got[name]) for name, array in expected.items()}
 
-    def _concluded(
-        self, blocks: Blocks, bisection: Bisection, seen: Mapping[str, _Finding], ending: str, independent: bool
-    ) -> Divergence:
+    def _concluded(self, blocks: Blocks, bisection: Bisection, seen: Mapping[str, _Finding], ending: str) -> Divergence:
         known = blocks.alive(bisection.low) if bisection.low >= 0 else ()
         differing = [name for name in blocks.alive(bisection.high) if name in seen and seen[name].differs]
         nodes = blocks.between(known, differing)
@@ -685,7 +684,7 @@ class _Search:
             )
         node = nodes[0]
         what = f"the inputs of {_described(node)} agree, its output {differing[0]!r} does not"
-        at_fault = self._request.exact or not independent
+        at_fault = self._request.exact or not self._independent
         return self.told(
             what if self._request.exact else f"{self._prelude}{'' if at_fault else 'it shows first where '}{what}",
             node=node,
@@ -699,10 +698,8 @@ class _Search:
         """How reasons begin where no exact launch differs."""
         if self._request.exact:
             return ""
-        return (
-            f"with exact launches nothing differs: the fault is in padding or splitting, not in a node; "
-            f"of {self._request.rows} rows, run as {self._request.words}, "
-        )
+        cause = "the fault is in padding or splitting, not in a node" if self._independent else "padding or splitting shows it"
+        return f"with exact launches nothing differs: {cause}; of {self._request.rows} rows, run as {self._request.words}, "
 
 
 _VANISHES: Final = "the difference vanishes where inner tensors are looked at, as if it came of nodes that are compiled as one"
