@@ -46,6 +46,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ipu.py
 	$(BIN)/python benchmarks/safety.py
 	$(BIN)/python benchmarks/false_alarms.py
+	$(BIN)/python benchmarks/compare.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python plugins/ascend-sim/fuzz_om.py

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from anybatch._runner import Runner
 from anybatch._tensors import Array
 
 Key = TypeVar("Key")
+
+# What threads of ONNX Runtime spin for is a little less.
+_LEAD_IN_S: Final = 1e-3
+_LEAD_IN_CALLS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,8 @@ def measure_latencies(
         runner.run(requests[rows])
         return clock() - started
 
-    measured = time_in_rounds(
-        {rows: partial(timed, rows) for rows in requests},
+    (measured,) = time_in_rounds(
+        [{rows: partial(timed, rows) for rows in requests}],
         seconds=seconds * len(requests),
         iterations=iterations,
         warmup=warmup,
@@ -102,7 +106,7 @@ def measure_latencies(
 
 
 def time_in_rounds(
-    calls: Mapping[Key, Callable[[], float | None]],
+    contenders: Sequence[Mapping[Key, Callable[[], float | None]]],
     *,
     seconds: float,
     iterations: int | None = None,
@@ -112,14 +116,19 @@ def time_in_rounds(
     progress: Callable[[float], None],
     settled: Callable[[Sequence[float]], bool] = lambda _times: False,
     seed: int = 0,
-) -> dict[Key, list[float]]:
-    """Time calls in rounds: each round makes every call once, in an order of its own.
+) -> list[dict[Key, list[float]]]:
+    """Time calls in rounds: in each round every contender has its turn, and makes each of its calls once, all in a new order.
 
     A loop over one of them would keep its weights, and its branches, in the caches, and report times that no caller with
     mixed requests sees: up to 2.4 times too low where measured. Equal rounds keep calls comparable when the machine drifts.
 
+    Where there are several contenders, each begins its turn with calls that are not reported, for a millisecond: threads of the
+    one before keep a processor busy that long, waiting for more work, and its weights are in the caches. Without, calls
+    of 20 to 400 us took up to a third longer than in a comparison with nobody (`benchmarks/compare.py`).
+
     Args:
-        calls: each makes its call and returns how long that took, in seconds; None where it failed: it is not made again.
+        contenders: for each, its calls; each makes the call and returns how long that took, in seconds, or None where it
+            failed: then it is not made again.
         seconds: wall time in all, warm-up not included; the last round is completed.
         iterations: how many rounds to make, instead of `seconds`.
         at_least: rounds that are made whatever time they take.
@@ -130,29 +139,44 @@ def time_in_rounds(
         seed: of the order.
 
     Returns:
-        The times of each call in their order; none of one that failed the first time.
+        For each contender, the times of each call in their order; none of one that failed before it was timed.
     """
-    times: dict[Key, list[float]] = {key: [] for key in calls}
-    order = list(calls)
+    times: list[dict[Key, list[float]]] = [{key: [] for key in calls} for calls in contenders]
+    waiting = [list(calls) for calls in contenders]
+    turns = list(range(len(contenders)))
     shuffle = random.Random(seed).shuffle  # so that no call is always made in the wake of the same other one
 
-    def make_round() -> dict[Key, float]:
-        shuffle(order)
-        taken = {key: calls[key]() for key in order}
-        order[:] = [key for key in order if taken[key] is not None]
-        return {key: time for key, time in taken.items() if time is not None}
+    def make(number: int, key: Key, *, keep: bool) -> None:
+        taken = contenders[number][key]()
+        if taken is not None and keep:
+            times[number][key].append(taken)
+        if taken is None or (keep and settled(times[number][key])):
+            waiting[number].remove(key)
+
+    def lead_in(number: int) -> None:
+        begun = wall()
+        for call in range(_LEAD_IN_CALLS):
+            if not waiting[number] or wall() - begun >= _LEAD_IN_S:
+                return
+            make(number, waiting[number][call % len(waiting[number])], keep=False)
+
+    def make_round(*, keep: bool) -> None:
+        shuffle(turns)
+        for number in turns:
+            shuffle(waiting[number])
+            if len(contenders) > 1:
+                lead_in(number)
+            for key in list(waiting[number]):
+                make(number, key, keep=keep)
 
     for _ in range(warmup):
-        make_round()
+        make_round(keep=False)
     begun, rounds, share = wall(), 0, 0.0
-    while order and (share < 1 or rounds < at_least):
-        for key, taken in make_round().items():
-            times[key].append(taken)
-            if settled(times[key]):
-                order.remove(key)
+    while any(waiting) and (share < 1 or rounds < at_least):
+        make_round(keep=True)
         rounds += 1
         share = (wall() - begun) / seconds if iterations is None else rounds / iterations
-        progress(min(share, 1.0) if order else 1.0)
+        progress(min(share, 1.0) if any(waiting) else 1.0)
     return times
 
 

@@ -124,7 +124,7 @@ def measure_speeds(
             left = max(until - spent, _NO_TIME)
             same = 0 if group is measured else _PASSES if of_stream else _SAME
             times = time_in_rounds(
-                {(part, key): call for part in group for key, call in part.calls.items() if (key == _STREAM) is of_stream},
+                [{key: call for key, call in part.calls.items() if (key == _STREAM) is of_stream} for part in group],
                 seconds=left * seconds,
                 at_least=_PASSES if of_stream else 1,
                 warmup=0,
@@ -133,8 +133,9 @@ def measure_speeds(
                 settled=partial(_settled, same=same),
                 seed=seed,
             )
-            for (part, key), taken in times.items():
-                part.times[key] = taken[-same:] if same and _agree(taken[-same:], same) else taken
+            for part, of_part in zip(group, times, strict=True):
+                for key, taken in of_part.items():
+                    part.times[key] = taken[-same:] if same and _agree(taken[-same:], same) else taken
     progress(1.0)
     return [part.result([seed, number]) for number, part in enumerate(parts)]
 
