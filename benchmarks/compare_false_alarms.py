@@ -53,7 +53,7 @@ class Count:
 
 
 def rows_for(spec: ModelSpec, rows: int, seed: int) -> dict[str, Array]:
-    """Return random rows, by seed normal, between 0 and 1, or of many magnitudes; integers 0 or 1, those of 8 bits up to 127."""
+    """Return random rows: normal, between 0 and 1, or of many magnitudes; integers 0 or 1, of 8 bits up to 127."""
     rng = np.random.default_rng([seed, 99])
     arrays = {}
     for tensor in spec.inputs:

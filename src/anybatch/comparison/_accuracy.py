@@ -302,7 +302,7 @@ class _Data:
             if tensor.batch_axis is not None:
                 parts = [tensor.rows_of(array, start, stop) for start, stop in pieces]
                 array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=tensor.batch_axis)
-            taken[tensor.name] = np.ascontiguousarray(array)
+            taken[tensor.name] = np.asarray(array, order="C")  # not ascontiguousarray, which gives a scalar an axis
         return taken
 
     def padding(self) -> dict[str, Array]:
