@@ -28,7 +28,7 @@ STREAM = (3, 7, 1, 12, 5, 8, 2)
 CASES = (*(Case(f"{n} row{'s' * (n != 1)}", (n,)) for n in SIZES), Case("ragged stream", STREAM))
 TOLERANCE = Tolerance(1e-5, 1e-7, "float32: 84 units in the last place, for sums in another order")
 HALF = Tolerance(2e-3, 1e-4, "float16: two units in the last place per layer, 12 layers")
-HOSTILE = "<script>alert(\"x\")</script>&amp;'</title><img src=http://evil.example/x.png onerror=alert(1)>"
+HOSTILE = '<script>alert("x")</script>&amp;\'</title><img src=http://evil.example/x.png onerror=alert(1)>'
 
 
 def plan_of(rows, gears=GEARS):
@@ -299,7 +299,9 @@ def hostile():
             entry(long, "ascend-sim", simulated=True, verdict="fail", failures=(Failure("speed", bad, surrogate * 20, bad),)),
         ),
         accuracy=(
-            Accuracy(long, case, bad, "fail", odd, replace(HALF, reason=bad), 1.0, Worst(1, (1, 2), nan, -math.inf, 0.0), (bad,)),
+            Accuracy(
+                long, case, bad, "fail", odd, replace(HALF, reason=bad), 1.0, Worst(1, (1, 2), nan, -math.inf, 0.0), (bad,)
+            ),
         ),
         speeds=(replace(plain, clock=bad, sizes=(replace(first, p50=never, p99=never), *plain.sizes)), speed(long, "modelled")),
         divergences=(Divergence(long, bad, bad, bad, bad, odd, HALF, 3, surrogate),),

@@ -111,6 +111,7 @@ ORDER = [
     "_cli.bench",
     "_cli.calibrate",
     "_cli.check",
+    "_cli.compare",
     "_cli",
     "__main__",
 ]
@@ -307,7 +308,18 @@ def test_every_public_name_is_described(package):
     ids=["import", "plots", "list"],
 )
 def test_importing_and_listing_bring_nothing_that_is_not_needed_yet(program):
-    unwanted = ("typer", "rich", "onnxruntime", "onnx", "onnx.reference", "pytest", "hypothesis", "asyncio", "matplotlib", "jinja2")
+    unwanted = (
+        "typer",
+        "rich",
+        "onnxruntime",
+        "onnx",
+        "onnx.reference",
+        "pytest",
+        "hypothesis",
+        "asyncio",
+        "matplotlib",
+        "jinja2",
+    )
     program += "\nimport sys; print([name for name in sys.argv[1:] if name in sys.modules])"
     assert in_python(program, *unwanted, "anybatch") == "['anybatch']\n"
 

@@ -30,7 +30,9 @@ def main() -> int:
     page = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "compare.html"
     with np.load(DIGITS / "test_set.npz") as test_set:
         images, labels = test_set["images"], test_set["labels"]
-    found = anybatch.compare(DIGITS / "digits.onnx", ENTRIES, inputs={"images": images}, data="the 600 held-out digits", seconds=5)
+    found = anybatch.compare(
+        DIGITS / "digits.onnx", ENTRIES, inputs={"images": images}, data="the 600 held-out digits", seconds=5
+    )
 
     print(f"{found.verdict}: {len(labels)} digits on {len(found.entries)} backends")
     for reason in found.reasons:

@@ -44,7 +44,9 @@ def main() -> int:
     shares = [each.metrics.top1 for each in found.accuracy if each.metrics is not None and each.metrics.top1 is not None]
     if not shares or min(shares) < TOP1:
         problems.append(f"another digit wins in {1 - min(shares, default=0):.1%} of the rows, where {1 - TOP1:.1%} may")
-    right = {name: count_right(model, images, labels) for name, model in (("in use", DIGITS / "digits.onnx"), ("new", arguments.new))}
+    right = {
+        name: count_right(model, images, labels) for name, model in (("in use", DIGITS / "digits.onnx"), ("new", arguments.new))
+    }
     if right["new"] < right["in use"] - LOSS * len(labels):
         problems.append(f"{right['new']} of {len(labels)} digits right, and {right['in use']} before")
     for problem in problems:

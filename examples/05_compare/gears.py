@@ -1,4 +1,4 @@
-"""Two sets of gears on one simulated card: which takes less time for the requests there are?
+"""Two sets of gears on one simulated card, and which takes less time for the requests there are.
 
 Run with ``python examples/05_compare/gears.py``. Times are modelled by the simulator, the same in every run: no hardware is
 measured. On a card, change BACKEND to ``"ascend"``.

@@ -40,6 +40,7 @@ from anybatch._runner import Runner, Stats
 from anybatch._staging import Padding
 from anybatch._tensors import Array, Combine, Dim, ModelSpec, TensorSpec
 from anybatch._trial import Experiment, OutputTrial, Trial, TrialExample, TrialLaunch, TrialVerdict
+from anybatch.comparison import Comparison, Entry, compare
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -58,6 +59,7 @@ __all__ = [
     "ClosedError",
     "Combine",
     "CommonOptions",
+    "Comparison",
     "CompileJob",
     "Compiled",
     "CompiledFiles",
@@ -69,6 +71,7 @@ __all__ = [
     "DeclaredTensor",
     "DeviceError",
     "Dim",
+    "Entry",
     "Experiment",
     "Explanation",
     "GearChoice",
@@ -111,6 +114,7 @@ __all__ = [
     "check_compiled_for",
     "check_launch",
     "check_options",
+    "compare",
     "compile",
     "explain_rows",
     "external_files",

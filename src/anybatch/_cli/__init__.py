@@ -25,6 +25,7 @@ from anybatch._cli.backends import backends
 from anybatch._cli.bench import bench
 from anybatch._cli.calibrate import calibrate
 from anybatch._cli.check import check
+from anybatch._cli.compare import compare
 from anybatch._cli.compile import FlagsOfBackends, compile
 from anybatch._cli.inspect import inspect
 from anybatch._cli.plan import plan
@@ -100,6 +101,7 @@ _EXAMPLES: Final[dict[Callable[..., None], str]] = {
     compile: "anybatch compile model.onnx --backend NAME --batch-sizes 1,2,4,8",
     run: "anybatch run model.onnx --input rows.npz --output results.npz",
     calibrate: "anybatch calibrate model.onnx --batch-sizes 1,4,8 --seconds 20",
+    compare: "anybatch compare model.onnx --on onnxruntime --on ascend-sim --output page.html",
     bench: "anybatch bench model.onnx --batch-sizes 1,4,8 --rows 1,7,64",
 }
 for _command, _example in _EXAMPLES.items():

@@ -6,7 +6,8 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
@@ -85,11 +86,17 @@ def open_runner(
     """
     sizes = None if batch_sizes is None else parse_ints("--batch-sizes", batch_sizes)
     own = parse_options(options)
+    with warnings_as_lines(), progress(f"opening {model.name}"):  # hardware may compile for minutes
+        return _registry.open_model(model, backend=backend, device=device, batch_sizes=sizes, **arguments, **own)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings that are meant for users as lines on stderr, when all is done."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         try:
-            with progress(f"opening {model.name}"):  # hardware may compile for minutes
-                return _registry.open_model(model, backend=backend, device=device, batch_sizes=sizes, **arguments, **own)
+            yield
         finally:
             for each in caught:
                 print(f"anybatch: warning: {each.message}", file=sys.stderr)

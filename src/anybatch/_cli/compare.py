@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,13 +22,14 @@ from anybatch._cli._arguments import (
     parse_ints,
     parse_pairs,
     parse_value,
+    warnings_as_lines,
 )
 from anybatch._cli._files import check_input, read_inputs
 from anybatch._cli._output import counted, new_table, print_json, print_table, print_text, steps, three_digits, time_unit
 from anybatch._errors import InputError
-from anybatch._tensors import Array, ModelSpec
-from anybatch.comparison import Accuracy, Comparison, Entry, EntryResult, Interval, Metrics, Speed
+from anybatch.comparison import Accuracy, Comparison, Entry, EntryResult, Metrics, Speed
 
+_MOST_LINES: Final = 20  # on cases that failed
 _FIELDS: Final = frozenset(field.name for field in dataclasses.fields(Entry)) - {"backend", "name", "options"}
 
 
@@ -40,7 +40,7 @@ def compare(
         typer.Option(
             "--on",
             metavar="[NAME=]BACKEND[:OPTION=VALUE...]",
-            help="What to compare, such as ascend-sim, or half=ascend-sim:batch_sizes=1,8:precision_mode=force_fp16; repeat it.",
+            help="What to compare: ascend-sim, or half=ascend-sim:batch_sizes=1,8:precision_mode=force_fp16; repeat it.",
             autocompletion=backend_names,
         ),
     ],
@@ -67,48 +67,51 @@ def compare(
     bisect_seconds: Annotated[
         float, typer.Option("--bisect-seconds", help="How long to look for the first node that is off; 0: not at all.")
     ] = 60.0,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at and to send on.")] = None,
-    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, for CI.")] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write a page to look at and to send on (.html), JSON (.json) or JUnit XML (.xml); may be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare backends: do they agree, where do they part, how fast are they?
+    """Compare backends: whether they agree, where they part, how fast they are.
 
     The same rows go to each of them, at the sizes that hurt: 0, 1, around each compiled batch size, above the largest, and as
-    a stream of ragged requests. Exit status 1 where one fails or is off. Times of simulators are modelled, and never ranked with
-    measured ones.
+    a stream of ragged requests. Exit status 1 where one fails or is off. Times of simulators are modelled, and never ranked
+    with measured ones.
     """
-    for path, suffix in ((html, ".html"), (junit, ".xml")):
-        if path is not None:
-            comparison.check_report(path, suffix)
+    for path in output or ():
+        comparison.check_save(path)
     if input_file is not None:
         check_input(input_file)
         if shape:
             raise InputError("--shape is for random inputs, but --input gives some")
     read = None if input_file is None else (lambda spec: read_inputs(input_file, spec, ignore_extra=True))
-    with steps() as show:
+    with steps() as show, warnings_as_lines():
         found = comparison.compare(
             model,
             [parse_entry(text) for text in on],
             reference=None if reference is None else _reference(reference),
             inputs=read,
             data=None if input_file is None else str(input_file),
-            free={name: parse_int("--shape", size) for name, size in parse_pairs("--shape", shape).items()},
+            free={name: parse_int("--shape", size) for name, size in parse_pairs("--shape", shape).items()} or None,
             batch_sizes=None if batch_sizes is None else parse_ints("--batch-sizes", batch_sizes),
             tolerances={name: _tolerance(text) for name, text in parse_pairs("--tolerance", tolerance).items()},
             seconds=seconds,
             bisect_seconds=bisect_seconds,
             progress=show,
         )
-    for path in (html, junit):
-        if path is not None:
-            comparison.save(found, path)
+    for path in output or ():
+        comparison.save(found, path)
     if as_json:
         print_json(comparison.as_document(found))
     else:
         _print(found)
-        for path in (html, junit):
-            if path is not None:
-                print_text(f"written: {path}")
+        for path in output or ():
+            print_text(f"written  {path}")
     if found.verdict == "fail":
         raise typer.Exit(1)
 
@@ -158,7 +161,7 @@ def _print(found: Comparison) -> None:
     others = [entry for entry in found.entries if entry.name != found.reference]
     agree = sum(entry.verdict == "pass" for entry in others)
     print_text(
-        f"{found.verdict.upper()}  {found.model}: {agree} of {counted(len(others), 'entry')} agree with {found.reference}",
+        f"{found.verdict.upper()}  {found.model}: {agree} of {len(others)} agree with {found.reference}",
         "bold green" if passed else "bold red",
     )
     for reason in found.reasons:
@@ -223,9 +226,11 @@ def _print_accuracy(found: Comparison) -> None:
         told = f"{tolerance.rtol:.2g} of max(|expected|, {worst.scale:.3g})" + f" + {tolerance.atol:.2g}" * bool(tolerance.atol)
         table.add_row(entry, output, str(len(cases)), *_figures(worst.metrics), f"{_share(worst):.2g}", told, verdict)
     print_table(table)
-    for each in found.accuracy:
-        if each.verdict == "fail":
-            print_text(f"  {each.entry}, {each.case.name}{', ' * bool(each.output)}{each.output}: {'; '.join(each.faults)}")
+    off = [each for each in found.accuracy if each.verdict == "fail"]
+    for each in off[:_MOST_LINES]:
+        print_text(f"  {each.entry}, {each.case.name}{', ' * bool(each.output)}{each.output}: {'; '.join(each.faults)}")
+    if len(off) > _MOST_LINES:
+        print_text(f"  and {len(off) - _MOST_LINES} more, which --json and --output show")
 
 
 def _share(accuracy: Accuracy) -> float:
@@ -255,7 +260,7 @@ def _figures(metrics: Metrics) -> list[str]:
 
 def _print_speeds(speeds: Sequence[Speed]) -> None:
     unit, scale = time_unit(min(size.p50.value for speed in speeds for size in speed.sizes if size.p50.value > 0))
-    numbers = ("rows", "pad", "p50", "95 % interval", "p90", "p99", "rows/s", "padding")
+    numbers = ("rows", "pad", "calls", "p50", "95 % interval", "p90", "p99", "rows/s", "padding")
     table = new_table("entry", "rows", "launches", *numbers[1:], numbers=numbers)
     for speed in speeds:
         for size in speed.sizes:
@@ -264,6 +269,7 @@ def _print_speeds(speeds: Sequence[Speed]) -> None:
                 str(size.rows),
                 str(size.plan),
                 str(size.plan.padded_rows),
+                str(size.calls),
                 three_digits(size.p50.value * scale),
                 f"{three_digits(size.p50.low * scale)} - {three_digits(size.p50.high * scale)}",
                 three_digits(size.p90.value * scale),

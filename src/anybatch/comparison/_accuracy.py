@@ -280,6 +280,12 @@ def check_accuracy(
     return found
 
 
+def rows_of(spec: ModelSpec, inputs: Mapping[str, Array], case: Case) -> dict[str, Array]:
+    """Return the rows that a case sends, of all its requests, one after the other."""
+    rows, arrays = check_request(spec, inputs)
+    return _Data(spec, arrays, rows).request(case.first, case.rows)
+
+
 class _Data:
     """Rows, of which requests take consecutive ones, and the first again after the last."""
 

@@ -105,7 +105,9 @@ def distribution_chart(histogram: Sequence[int], label: str) -> str:
             style = "bar outside" if place >= tolerated else "bar"
             title = f"{name}: {count:,} of {sum(histogram):,} elements"
             drawing.add("rect", style, x=left + 3, y=bottom - tall, width=step - 6, height=tall, title=title)
-            drawing.add("text", "tick", x=left + step / 2, y=bottom - tall - 5, text_anchor="middle", text=_share(count / total))
+            drawing.add(
+                "text", "tick", x=left + step / 2, y=bottom - tall - 5, text_anchor="middle", text=_share(count / total)
+            )
         drawing.add("text", "tick", x=left + step / 2, y=height - 9, text_anchor="middle", text=name)
     drawing.add("line", "axis", x1=4, x2=_WIDTH - 4, y1=bottom, y2=bottom)
     edge = 4 + tolerated * step

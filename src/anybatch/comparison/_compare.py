@@ -10,17 +10,26 @@ from importlib.metadata import version
 from time import perf_counter
 from typing import Any, Final, TypeAlias
 
-from anybatch._backend import Backend
+from anybatch._backend import Backend, Model
 from anybatch._calibration import digest_of, machine, now
 from anybatch._errors import InputError
 from anybatch._planner import check_rows
 from anybatch._registry import find_model
+from anybatch._samples import take_rows
 from anybatch._tensors import Array, ModelSpec, check_request
 from anybatch._version import __version__
-from anybatch.comparison._accuracy import check_accuracy, default_cases, generated_inputs
+from anybatch.comparison._accuracy import (
+    cases_of,
+    check_accuracy,
+    compare_arrays,
+    default_cases,
+    made_up_rows,
+    make_up_inputs,
+    rows_of,
+)
 from anybatch.comparison._divergence import find_divergence
 from anybatch.comparison._entries import Contestant, Entry, check_names, describe_model
-from anybatch.comparison._results import Accuracy, Case, Comparison, Divergence, Speed, Verdict
+from anybatch.comparison._results import Accuracy, Case, Comparison, Divergence, Metrics, Speed, Tolerance, Verdict
 from anybatch.comparison._speed import measure_speeds
 from anybatch.comparison._tolerances import Tolerances
 
@@ -28,6 +37,7 @@ Inputs: TypeAlias = Mapping[str, Array] | Callable[[ModelSpec], Mapping[str, Arr
 # What is going on, and the share of it that is done, 0 to 1.
 Progress: TypeAlias = Callable[[str, float], None]
 
+_MOST_REQUESTS: Final = 200  # of the stream that is timed
 _PACKAGES: Final = ("numpy", "onnx", "onnxruntime")
 
 
@@ -45,7 +55,7 @@ def compare(
     bisect_seconds: float = 60.0,
     progress: Progress = lambda _what, _share: None,
 ) -> Comparison:
-    """Send the same rows to several backends: do the answers agree, where do they part, how long do they take?
+    """Send the same rows to several backends: whether the answers agree, where they part, how long they take.
 
     An entry that fails, when it is opened or later, takes no other with it: the others finish, and the result says so.
 
@@ -87,44 +97,34 @@ def compare(
         if not 0 <= value < float("inf"):
             raise InputError(f"expected {name} to be 0 or more, got {value!r}")
     contestants = [Contestant(entry, source) for entry in entries]
-    by_name = {each.name: each for each in contestants}
+    leader = next(each for each in contestants if each.name == chosen)
     accuracy: list[Accuracy] = []
     speeds: list[Speed] = []
     divergences: list[Divergence] = []
-    told, data_rows = "not sent", 0
+    told, data_rows = "none were sent", 0
     try:
         for index, each in enumerate(contestants):
             progress(f"opening {each.name}", index / len(contestants))
             each.open()
         opened = [each for each in contestants if each.runner is not None]
         if opened:
-            asked = by_name[chosen] if by_name[chosen] in opened else opened[0]
-            assert asked.runner is not None
-            spec = asked.runner.spec
-            given = inputs(spec) if callable(inputs) else inputs
-            if given is not None:
-                data_rows, given = check_request(spec, given)
-                if not data_rows:
-                    raise InputError("expected at least one row to compare with, got an empty data set")
-            cases = _cases(sizes, opened, data_rows if given is not None else None)
-            if given is None:
-                data_rows = max(case.rows for case in cases)
-                given = generated_inputs(spec, max(data_rows, 1), free)
-            told = "made up, the same at every call" if inputs is None else data or "the caller's"
-            accuracy = check_accuracy(
-                contestants, chosen, cases, given, tolerances=tolerances, progress=partial(progress, "comparing answers")
-            )
+            # Where the reference could not be opened, the others are still timed.
+            first = leader if leader.runner is not None else opened[0]
+            told, data_rows, rows, cases = _data(first, opened, inputs, data, free, sizes)
+            if leader.runner is not None and len(opened) > 1:
+                show = partial(progress, "comparing answers")
+                accuracy = check_accuracy(opened, leader, cases, rows, tolerances=tolerances, progress=show)
             if seconds:
                 speeds = measure_speeds(
                     opened,
-                    [rows for rows in sorted({rows for case in cases for rows in case.requests}) if rows],
-                    given,
-                    stream=max(cases, key=lambda case: len(case.requests)).requests,
+                    sorted({case.rows for case in cases if len(case.requests) == 1} - {0}),
+                    take_rows(_spec(first), rows, max(max(case.requests) for case in cases)),
+                    stream=cases[-1].requests[:_MOST_REQUESTS],
                     seconds=seconds,
                     progress=partial(progress, "timing"),
                 )
             if bisect_seconds:
-                divergences = _divergences(accuracy, by_name, chosen, source, given, bisect_seconds, progress)
+                divergences = _divergences(accuracy, contestants, leader, source, rows, bisect_seconds, progress)
     finally:
         for each in contestants:
             with each.watched("close"):
@@ -169,32 +169,78 @@ def _entries(on: Sequence[str | Entry | Backend], reference: str | Entry | Backe
     return entries, chosen
 
 
+def _data(
+    first: Contestant,
+    opened: Sequence[Contestant],
+    inputs: Inputs | None,
+    data: str | None,
+    free: Mapping[str, int] | None,
+    sizes: Sequence[int] | None,
+) -> tuple[str, int, Mapping[str, Array], tuple[Case, ...]]:
+    """Return what the rows are, how many there are, the rows, and what is sent of them."""
+    batchings = [each.runner.batching for each in opened if each.runner is not None]
+    spec = _spec(first)
+    if inputs is None:
+        cases = default_cases(batchings) if sizes is None else cases_of(sizes)
+        count = made_up_rows(cases)
+        return "made up, the same at every call", count, make_up_inputs(spec, count, free), cases
+    if free:
+        raise InputError(f"expected free for rows that are made up, but inputs are given, got {dict(free)}")
+    count, rows = check_request(spec, inputs(spec) if callable(inputs) else inputs)
+    cases = default_cases(batchings, count) if sizes is None else cases_of(sizes, count)
+    return data or "the caller's", count, rows, cases
+
+
+def _spec(contestant: Contestant) -> ModelSpec:
+    assert contestant.runner is not None
+    return contestant.runner.spec
+
+
 def _divergences(
     accuracy: Iterable[Accuracy],
-    contestants: Mapping[str, Contestant],
-    reference: str,
-    model: Any,
-    inputs: Mapping[str, Array],
+    contestants: Sequence[Contestant],
+    reference: Contestant,
+    model: Model,
+    rows: Mapping[str, Array],
     seconds: float,
     progress: Progress,
 ) -> list[Divergence]:
-    """Look for the first node that is off, for each entry that is, at the first case and output where it is."""
-    found: dict[str, Divergence] = {}
-    for each in accuracy:
-        if each.verdict == "pass" or each.metrics is None or each.entry in found:
+    """Look for the first node that is off, for each entry that is, in the smallest case where it is."""
+    found = []
+    for contestant in contestants:
+        off = [each for each in accuracy if each.entry == contestant.name and each.metrics is not None and each.metrics.outside]
+        if not off:
             continue
-        with contestants[each.entry].watched("divergence", each.case.name):
-            found[each.entry] = find_divergence(
-                model,
-                contestants[reference].entry,
-                contestants[each.entry].entry,
-                inputs,
-                output=each.output,
-                case=each.case,
-                seconds=seconds,
-                progress=partial(progress, f"looking for the first node that is off on {each.entry}"),
+        first = min(off, key=lambda each: each.case.rows)
+        what = f"looking for the first node that is off on {contestant.name}"
+        with contestant.watched("divergence", first.case.name):
+            found.append(
+                find_divergence(
+                    model,
+                    reference.entry,
+                    contestant.entry,
+                    rows_of(_spec(reference), rows, first.case),
+                    output=first.output,
+                    case=first.case,
+                    judge=partial(_judge, [reference, contestant]),
+                    seconds=seconds,
+                    progress=partial(_tell, progress, what),
+                )
             )
-    return list(found.values())
+    return found
+
+
+def _tell(progress: Progress, what: str, line: str) -> None:
+    progress(f"{what}: {line}", 0.0)
+
+
+def _judge(sides: Sequence[Contestant], expected: Array, got: Array) -> tuple[Metrics, Tolerance]:
+    """Hold an inner tensor against the reference's, as outputs are."""
+    floats = [str(tensor.dtype) for side in sides if not side.precision for tensor in _spec(side).inputs]
+    (judged,) = compare_arrays({"": expected}, {"": got}, precisions=[*(side.precision for side in sides), *floats])
+    assert judged.metrics is not None
+    assert judged.tolerance is not None
+    return judged.metrics, judged.tolerance
 
 
 def _verdict(contestant: Contestant, accuracy: Iterable[Accuracy]) -> Verdict:
@@ -205,25 +251,23 @@ def _verdict(contestant: Contestant, accuracy: Iterable[Accuracy]) -> Verdict:
 def _reasons(contestants: Sequence[Contestant], reference: str, accuracy: Sequence[Accuracy]) -> Iterable[str]:
     """Yield what is wrong, entry by entry."""
     for contestant in contestants:
-        told = set()
+        name = contestant.name
         for failure in contestant.failures:
-            if failure.stage != "accuracy":  # those are told with their case below
-                yield f"{contestant.name}: {_STAGES[failure.stage]} failed: {failure.error}: {failure.message}"
-        mine = [each for each in accuracy if each.entry == contestant.name]
+            if failure.stage != "accuracy" or name == reference:  # else it is told with its case below
+                case = f" at {failure.case}" if failure.case else ""
+                yield f"{name}: {_STAGES[failure.stage]} failed{case}: {failure.error}: {failure.message}"
+        mine = [each for each in accuracy if each.entry == name]
         for output in dict.fromkeys(each.output for each in mine):
             cases = [each for each in mine if each.output == output]
             failed = [each for each in cases if each.verdict == "fail"]
             if failed:
-                fault = failed[0].faults[0] if failed[0].faults else "beyond its tolerance"
-                what = f"output {output!r}" if output else "answers"
-                told.add(fault)
-                yield f"{contestant.name}: {what} failed in {len(failed)} of {len(cases)} cases, first at {failed[0].case.name}: {fault}"
-        if (
-            contestant.name != reference
-            and contestant.runner is not None
-            and not any(each.metrics is not None and each.metrics.elements for each in mine)
-        ):
-            yield f"{contestant.name}: nothing was compared, so nothing is known"
+                plainest = max(failed, key=lambda each: len(each.faults))  # a fault in a request of one row says least
+                what = f"output {output!r} is off" if output else "there was no answer"
+                where = f"in {len(failed)} of {len(cases)} cases, such as {plainest.case.name}"
+                yield f"{name}: {what} {where}: {plainest.faults[0]}"
+        compared = any(each.metrics is not None and each.metrics.elements for each in mine)
+        if name != reference and contestant.runner is not None and not compared:
+            yield f"{name}: nothing was compared, so nothing is known"
 
 
 _STAGES: Final = {

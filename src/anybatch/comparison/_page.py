@@ -127,7 +127,9 @@ def _sentence(comparison: Comparison) -> str:
         return f"All {len(others)} entries answer like the reference, within the tolerances."
     broken = {entry.name for entry in comparison.entries if entry.failures}
     differ = {item.entry for item in comparison.accuracy if item.verdict == "fail"} - broken
-    found = [f"{len(differ)} of {_counted(len(others), 'entry', 'entries')} differ{'s' * (len(differ) == 1)} from the reference"]
+    found = [
+        f"{len(differ)} of {_counted(len(others), 'entry', 'entries')} differ{'s' * (len(differ) == 1)} from the reference"
+    ]
     if broken:
         found.append(f"{len(broken)} could not finish")
     if any(item.metrics is not None for item in comparison.accuracy):
@@ -173,7 +175,8 @@ def _chart(speeds: Sequence[Speed], provenance: Provenance) -> _Chart:
 
     def curves(point: Callable[[str, SizeSpeed], Point]) -> list[Curve]:
         return [
-            Curve(speed.entry, look, tuple(point(speed.entry, size) for size in speed.sizes)) for look, speed in enumerate(speeds)
+            Curve(speed.entry, look, tuple(point(speed.entry, size) for size in speed.sizes))
+            for look, speed in enumerate(speeds)
         ]
 
     def latency(name: str, size: SizeSpeed) -> Point:
@@ -200,7 +203,10 @@ def _plans(comparison: Comparison) -> Iterator[tuple[tuple[EntryResult, ...], st
         if entry.plans:
             alike.setdefault(tuple((plan.rows, plan.launches) for plan in entry.plans), []).append(entry)
     for entries in alike.values():
-        yield tuple(entries), plan_chart(entries[0].plans, f"Launches of {', '.join(entry.name for entry in entries)}, to scale")
+        yield (
+            tuple(entries),
+            plan_chart(entries[0].plans, f"Launches of {', '.join(entry.name for entry in entries)}, to scale"),
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- in words

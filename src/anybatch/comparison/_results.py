@@ -19,7 +19,7 @@ MODELLED: Final = "modelled: no hardware was measured"
 
 Verdict: TypeAlias = Literal["pass", "fail"]
 Provenance: TypeAlias = Literal["measured", "modelled"]
-Stage: TypeAlias = Literal["open", "accuracy", "speed", "divergence"]
+Stage: TypeAlias = Literal["open", "accuracy", "speed", "divergence", "close"]
 
 # Upper bounds of the bins of `Metrics.histogram`, as shares of what is tolerated; the first bin holds exact equality alone,
 # and one more than there are bounds holds what is beyond the last, and what is not finite on one side only.
