@@ -8,7 +8,7 @@ difference as a share of what was tolerated. Where only class numbers and the li
 is counted apart.
 
 Then faults are planted into right answers, and it prints how many were found under the tolerances of each precision.
-Exits with 1 where the bound is above the stated rate.
+Exits with 1 where a bound is above the stated rate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import anybatch
 from anybatch import Array, ModelSpec
 from anybatch.comparison._accuracy import check_accuracy, compare_arrays, default_cases, made_up_rows
 from anybatch.comparison._entries import Contestant, Entry
-from anybatch.comparison._tolerances import STATED_RATE, default_tolerance
+from anybatch.comparison._tolerances import STATED_RATE, STATED_RATE_COARSE, default_tolerance
 from anybatch.testing import MODELS
 from anybatch_ascend_sim import backend as ascend_sim
 from false_alarms import FLOAT, MADE, bound, build, node, scaled
@@ -82,7 +82,7 @@ def compare(named: Named, one: dict[str, Any], other: dict[str, Any], count: Cou
             assert contestant.runner is not None, f"{name}: {contestant.failures}"
         spec = contestants[0].runner.spec  # type: ignore[union-attr]
         known = None if data is None else len(next(iter(data.values())))
-        cases = default_cases([each.runner.batching for each in contestants if each.runner is not None], known)
+        cases = default_cases([each.runner.batching for each in contestants if each.runner is not None], known, spec=spec)
         inputs = rows_for(spec, made_up_rows(cases), seed) if data is None else data
         found = check_accuracy(contestants, contestants[0], cases, inputs)
     finally:
@@ -224,6 +224,7 @@ PRECISIONS: Final = ("float32", "float16", "bfloat16", "int8")
 
 
 def plant(seeds: range) -> Table:
+    """Return how many planted faults are found. Rows that are alike within the tolerance may be swapped unseen."""
     table = Table("planted into right answers", *(f"found, {precision}" for precision in PRECISIONS))
     answers = []
     for name, model, _, _, seed in made(seeds):
@@ -276,7 +277,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="weights and rows of each model")
     seeds = range(parser.parse_args().seeds)
     few = range(max(1, len(seeds) // 4))  # simulators compile first
-    floats = [each for each in made(few) if "float16" not in each[0]]  # which PopRT's and the card's other modes widen
+    floats = [each for each in made(few) if "float16" not in each[0]]
     as_int8 = [("quantised perceptron", quantised(seed), {}, None, seed) for seed in seeds]
     image_models = light(("squeezenet", "shufflenet", "inception_v1"))
     plain, half, bf16 = onnxruntime(), "float16", "bfloat16"
@@ -298,7 +299,7 @@ def main() -> int:
         ("float32 with int8", plain, {}, seeds),
     ]
     table = Table("onnxruntime against", "comparisons", "elements", "alarms", "rate at most", "class flips", "closest call")
-    total = Count()
+    totals = {"all in float32": Count(), "all that are coarser": Count()}
     for title, one, other, cases in kinds:
         count = Count()
         for each in cases:
@@ -308,21 +309,26 @@ def main() -> int:
             else:
                 compare(each, one, other, count)
         table.add_row(title, *figures(count))
+        coarse = not other or other.get("precision", "float32") != "float32"
+        total = totals["all that are coarser" if coarse else "all in float32"]
         total.comparisons += count.comparisons
         total.elements += count.elements
         total.flips += count.flips
         total.alarms += [f"{title}: {alarm}" for alarm in count.alarms]
         total.closest = max(total.closest, count.closest)
-    table.add_row("all", *figures(total), style="bold")
+    for title, total in totals.items():
+        table.add_row(title, *figures(total), style="bold")
     console = Console(width=150)
     console.print(table)
-    for alarm in total.alarms:
-        print(alarm)
+    for total in totals.values():
+        for alarm in total.alarms:
+            print(alarm)
     console.print(plant(few))
     for precision in PRECISIONS:
         tolerance = default_tolerance([np.dtype(np.float32)], [precision])
         print(f"{precision}: rtol {tolerance.rtol:.2g}, atol {tolerance.atol:.2g}: {tolerance.reason}")
-    return 1 if bound(len(total.alarms), total.comparisons) > STATED_RATE else 0
+    rates = [bound(len(total.alarms), total.comparisons) for total in totals.values()]
+    return int(rates[0] > STATED_RATE or rates[1] > STATED_RATE_COARSE)
 
 
 def figures(count: Count) -> list[str]:

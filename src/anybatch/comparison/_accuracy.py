@@ -38,7 +38,9 @@ _STREAM_OF_MADE_UP: Final = 12
 # ------------------------------------------------------------------------------------------------------------------ cases
 
 
-def default_cases(batchings: Iterable[Batching], data_rows: int | None = None) -> tuple[Case, ...]:
+def default_cases(
+    batchings: Iterable[Batching], data_rows: int | None = None, *, spec: ModelSpec | None = None
+) -> tuple[Case, ...]:
     """Return what to compare: no rows, one, around the batch sizes of all entries, above the largest, and a ragged stream.
 
     Around the smallest, the middle and the largest batch size, where there are more than three.
@@ -46,6 +48,7 @@ def default_cases(batchings: Iterable[Batching], data_rows: int | None = None) -
     Args:
         batchings: of the entries.
         data_rows: how many rows of data there are; the stream covers them all. None where rows are made up, see `made_up_rows`.
+        spec: the model; one with an output without rows is not asked for no rows, since that has no value then.
 
     Raises:
         InputError: there are no rows of data.
@@ -55,7 +58,8 @@ def default_cases(batchings: Iterable[Batching], data_rows: int | None = None) -
         if not isinstance(batching, AnyBatch):
             gears |= set(batching.sizes if isinstance(batching, Gears) else (batching.size,))
     sizes = awkward_sizes(Gears(tuple(gears)) if gears else AnyBatch())
-    return cases_of([0, *sizes], data_rows, ragged=True)
+    empty = [] if spec is not None and any(tensor.batch_axis is None for tensor in spec.outputs) else [0]
+    return cases_of([*empty, *sizes], data_rows, ragged=True)
 
 
 def cases_of(sizes: Sequence[int], data_rows: int | None = None, *, ragged: bool = False) -> tuple[Case, ...]:

@@ -11,8 +11,10 @@ sessions compute in, and the dtypes of inputs and of the output) times a factor:
 - Quantised models round to `_INT8_STEPS` steps over a tensor's whole range, several times what its values mostly are, once per
   layer as well: `_SUMS_INT8` steps.
 
-Stated rate: of comparisons of a model with itself, with other batch sizes, threads, optimisations or a coarser precision, at
-most `STATED_RATE` fail. ``benchmarks/compare_false_alarms.py`` measures that, and which planted deviations are found.
+Stated rate: of a model's comparisons with itself, with other batch sizes, threads, optimisations or runtimes, at most 1 % fail
+in an output of floats where both sides compute in float32, and 5 % where one computes coarser: a softmax over large scores
+turns one rounding step of a score into several per cent. ``benchmarks/compare_false_alarms.py`` measures that, and which
+planted deviations are found; in 632 and 234 comparisons it saw 0 and 3, with differences of up to 0.04 and 2 times what is tolerated.
 
 Integers and bools must be equal. A class number at a threshold may flip for one row in thousands between two right
 implementations; it is shown, with how many, and whoever accepts it says so: ``tolerances={"class": ...}``.
@@ -32,7 +34,8 @@ from anybatch.comparison._results import Tolerance
 
 Tolerances: TypeAlias = Mapping[str, "Tolerance | float | tuple[float, float]"]
 
-STATED_RATE: Final = 0.01
+STATED_RATE: Final = 0.01  # of comparisons that are a false alarm
+STATED_RATE_COARSE: Final = 0.05
 _SUMS_FINE: Final = 256
 _SUMS_COARSE: Final = 16
 _SUMS_INT8: Final = 32
