@@ -19,7 +19,7 @@ from anybatch.comparison._tolerances import float_info
 Floats = npt.NDArray[np.float64]
 _Mask = npt.NDArray[np.bool_]
 
-_BLOCK: Final = 1 << 17  # elements at once: what they need beside them stays in the processor's caches
+_BLOCK: Final = 1 << 15  # elements at once: what they need beside them stays in the processor's caches
 _LARGEST: Final = float(np.finfo(np.float64).max)
 _SMALLEST: Final = 5e-324
 _SCORES: Final = 3  # classes from which an output of [rows, classes] looks like scores

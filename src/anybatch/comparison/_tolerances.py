@@ -14,7 +14,8 @@ sessions compute in, and the dtypes of inputs and of the output) times a factor:
 Stated rate: of a model's comparisons with itself, with other batch sizes, threads, optimisations or runtimes, at most 1 % fail
 in an output of floats where both sides compute in float32, and 5 % where one computes coarser: a softmax over large scores
 turns one rounding step of a score into several per cent. ``benchmarks/compare_false_alarms.py`` measures that, and which
-planted deviations are found; in 632 and 234 comparisons it saw 0 and 3, with differences of up to 0.04 and 2 times what is tolerated.
+planted deviations are found; in 632 and 234 comparisons it saw 0 and 3, with differences of up to 0.04 and 2 times what is
+tolerated.
 
 Integers and bools must be equal. A class number at a threshold may flip for one row in thousands between two right
 implementations; it is shown, with how many, and whoever accepts it says so: ``tolerances={"class": ...}``.
