@@ -1257,6 +1257,26 @@ class SuffixAlone(FakeBackend):
     suffixes = ".onnx"
 
 
+@mutant(test_what_it_says_for_reports="expected a precision such as 'float16', or '', got 'fp16'")
+class PrecisionInTheVendorsWords(Wrapped):
+    precision = "fp16"
+
+
+@mutant(test_what_it_says_for_reports="expected a precision such as 'float16', or '', got None")
+class NoPrecisionIsNone(Wrapped):
+    precision = None
+
+
+@mutant(test_what_it_says_for_reports="expected memory_bytes to be None or an int of 0 or more, got 1.5")
+class PartOfAByte(Wrapped):
+    memory_bytes = 1.5
+
+
+@mutant(test_what_it_says_for_reports="expected memory_bytes to be None or an int of 0 or more, got -1")
+class MemoryUnknownIsMinusOne(Wrapped):
+    memory_bytes = -1
+
+
 @mutant(test_check_usable_is_one_line="expected a line that names the runtime, got ''")
 class UsableWithoutAWord(FakeBackend):
     def check_usable(self) -> str:

@@ -171,6 +171,8 @@ class Compiled:
         cached: whether it was compiled before, and found.
         temporary: whether there was no place to keep it, so that whoever asked for it has to delete the file.
         advice: what the vendor would do otherwise, in sentences; nothing that keeps the artefact from running.
+        precision: what the model it was made of computes floats in, as `Session` has it, where that is known; the options say
+            whether that was changed.
     """
 
     path: Path
@@ -179,6 +181,7 @@ class Compiled:
     cached: bool
     temporary: bool = False
     advice: tuple[str, ...] = ()
+    precision: str = ""
 
 
 @runtime_checkable

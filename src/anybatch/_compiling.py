@@ -26,7 +26,7 @@ from anybatch._backend import Compiled, Model, Session
 from anybatch._batching import AnyBatch, MultipleOf, check_batch_sizes
 from anybatch._errors import InputError, ModelError
 from anybatch._freeing import free_batch
-from anybatch._onnx_spec import BatchAxes, DeclaredTensor, declared_tensors, find_model_spec, read_model
+from anybatch._onnx_spec import BatchAxes, DeclaredTensor, declared_tensors, find_model_spec, model_precision, read_model
 from anybatch._tensors import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -268,7 +268,8 @@ class CompileJob:
             _log.info("%s", sentence)
         folder = self.options.cache_dir or cache_folder() / backend
         kept = keep_artefact(folder, self._key(depends_on), self.files.suffix, build, say=progress)
-        compiled = Compiled(kept.path, self.spec, self.batch_sizes, kept.cached, kept.temporary, tuple(advice))
+        precision = model_precision(self.proto)
+        compiled = Compiled(kept.path, self.spec, self.batch_sizes, kept.cached, kept.temporary, tuple(advice), precision)
         return compiled if output is None else _deliver(compiled, output)
 
     def _key(self, depends_on: Mapping[str, object]) -> str:

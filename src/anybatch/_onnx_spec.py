@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _BATCH: Final = "rows"
 _LIKELY: Final = re.compile(r"n|b|bs|rows?|(.*_)?batch(_?size|_?dim)?(_.*)?", re.IGNORECASE)
 _FACTOR: Final = re.compile(r"(\d+)\s*\*\s*(.+)|(.+?)\s*\*\s*(\d+)")
+# Operators that round to integers, ONNX's own and ONNX Runtime's: all but those that only read what is stored as integers.
+_QUANTISED: Final = re.compile(r"QuantizeLinear|DynamicQuantize|QLinear|QAttention|QGemm|MatMulInteger|ConvInteger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,54 @@ def read_model(model: Model) -> onnx.ModelProto:
         raise ModelError(
             f"{'the bytes are' if isinstance(model, bytes) else f'{str(model)!r} is'} no ONNX model: {error}"
         ) from error
+
+
+def model_precision(model: onnx.ModelProto) -> str:
+    """Return what a model says it computes floats in: the coarsest of the floats in it, ``"int8"`` where it is quantised.
+
+    Floats are looked for in inputs, outputs, weights, constants, casts and what is said of tensors in between. Quantised is a
+    model that rounds to integers while it runs; one whose weights alone are stored as integers computes in floats.
+
+    Returns:
+        ``"int8"``, ``"bfloat16"``, ``"float16"``, ``"float32"`` or ``"float64"``; empty where there is no float.
+    """
+    import onnx
+
+    types: set[int] = set()
+    quantised = False
+
+    def visit(nodes: Iterable[onnx.NodeProto]) -> None:
+        nonlocal quantised
+        for node in nodes:
+            quantised |= bool(_QUANTISED.match(node.op_type))
+            for attribute in node.attribute:
+                if node.op_type == "Cast" and attribute.name == "to":
+                    types.add(attribute.i)
+                types.update(tensor.data_type for tensor in (attribute.t, *attribute.tensors))
+                for graph in (attribute.g, *attribute.graphs):
+                    visit_graph(graph)
+
+    def visit_graph(graph: onnx.GraphProto) -> None:
+        types.update(tensor.data_type for tensor in graph.initializer)
+        types.update(tensor.values.data_type for tensor in graph.sparse_initializer)
+        types.update(value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info))
+        visit(graph.node)
+
+    visit_graph(model.graph)
+    for function in model.functions:
+        visit(function.node)
+    if quantised:
+        return "int8"
+    kinds = onnx.TensorProto
+    for name, of_kind in (
+        ("bfloat16", {kinds.BFLOAT16}),
+        ("float16", {kinds.FLOAT16}),
+        ("float32", {kinds.FLOAT, kinds.COMPLEX64}),
+        ("float64", {kinds.DOUBLE, kinds.COMPLEX128}),
+    ):
+        if types & of_kind:
+            return name
+    return ""
 
 
 def read_model_spec(

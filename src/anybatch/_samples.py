@@ -76,5 +76,5 @@ def take_rows(spec: ModelSpec, inputs: Mapping[str, Array], rows: int) -> dict[s
             times = [1] * array.ndim
             times[tensor.batch_axis] = -(-rows * tensor.rows_per_row // length)
             array = tensor.rows_of(array if rows * tensor.rows_per_row <= length else np.tile(array, times), 0, rows)
-        taken[tensor.name] = np.ascontiguousarray(array)
+        taken[tensor.name] = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
     return taken

@@ -80,6 +80,7 @@ QUIET = {
     "acl.destroy_data_buffer",
     "acl.mdl.destroy_dataset",
     "acl.mdl.destroy_desc",
+    "acl.mdl.query_size",  # for reports only, where the memory is not ours
     "acl.mdl.unload",
     "acl.rt.destroy_context",
     "acl.rt.destroy_event",

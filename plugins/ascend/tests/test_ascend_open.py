@@ -123,7 +123,8 @@ def test_memory_for_the_file_on_a_board_is_the_devices(spy):
         names = [call.name for call in spy.calls]
         assert names.index("rt.memcpy") < names.index("mdl.load_from_mem")
         loaded = names.index("mdl.load_from_mem")
-        assert spy.calls[loaded + 1][:2] == ("rt.free", (source,))
+        assert spy.calls[loaded + 1][:2] == ("mdl.query_size_from_mem", (source, size))
+        assert spy.calls[loaded + 2][:2] == ("rt.free", (source,))
         check(runner)
 
 

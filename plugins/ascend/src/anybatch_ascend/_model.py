@@ -79,6 +79,7 @@ class LoadedModel:
         input_sizes: of every input of the runtime, in its order: bytes at the largest gear, and whether it carries data.
         batch_gears: the sizes of ``--dynamic_batch_size``; empty for other models.
         dims_gears: what ``--dynamic_dims`` was given, one dict per gear as the runtime says it; empty for other models.
+        memory_bytes: of its weights and its work memory on the device; None where the runtime does not say.
     """
 
     model_id: int
@@ -90,6 +91,7 @@ class LoadedModel:
     input_sizes: tuple[tuple[int, bool], ...]
     batch_gears: tuple[int, ...]
     dims_gears: tuple[Mapping[str, Any], ...]
+    memory_bytes: int | None
 
 
 def load_model(acl: Acl, releases: Releases, model: Path | bytes, load: Load) -> LoadedModel:
@@ -106,29 +108,45 @@ def load_model(acl: Acl, releases: Releases, model: Path | bytes, load: Load) ->
         ModelError: it is none, is damaged, or is of a kind that takes no batch sizes.
         AclError: the runtime failed.
     """
-    model_id = _load(acl, releases, model, load)
-    releases.add("mdl.unload", model_id)
+    model_id, memory_bytes = _load(acl, releases, model, load)
     desc = acl.make("mdl.create_desc")
     releases.add("mdl.destroy_desc", desc)
     acl.call("mdl.get_desc", desc, model_id)
-    return _describe(acl, model_id, desc)
+    return _describe(acl, model_id, desc, memory_bytes)
 
 
-def _load(acl: Acl, releases: Releases, model: Path | bytes, load: Load) -> int:
-    own_memory = load.endswith("_with_mem")
+def _load(acl: Acl, releases: Releases, model: Path | bytes, load: Load) -> tuple[int, int | None]:
+    """Return the model's id, and how much memory it takes on the device."""
     if load.startswith("file"):
         if not isinstance(model, Path):
             raise anybatch.InputError(f"load={load!r} needs a file, got {len(model)} bytes; use load='mem'")
-        return int(acl.call(f"mdl.load_from_{load}", str(model), *(_memory(acl, releases, str(model)) if own_memory else ())))
+        return _load_from(acl, releases, load, str(model))
     content = model.read_bytes() if isinstance(model, Path) else model
     while_loading = Releases(acl)
     try:
-        source = _where_acl_reads(acl, while_loading, content)
-        return int(acl.call(f"mdl.load_from_{load}", *source, *(_memory(acl, releases, *source) if own_memory else ())))
+        return _load_from(acl, releases, load, *_where_acl_reads(acl, while_loading, content))
     finally:
         failed = while_loading.run()
         if failed is not None:
             raise failed
+
+
+def _load_from(acl: Acl, releases: Releases, load: Load, *source: Any) -> tuple[int, int | None]:
+    """Load a model by its path or by its address and size."""
+    memory = _memory(acl, releases, *source) if load.endswith("_with_mem") else None
+    model_id = int(acl.call(f"mdl.load_from_{load}", *source, *(memory or ())))
+    releases.add("mdl.unload", model_id)
+    if memory is not None:
+        _, work_size, _, weight_size = memory
+        return model_id, work_size + weight_size
+    function = _query_size(source)
+    if not acl.has(function):
+        return model_id, None
+    work_size, weight_size, code = acl.function(function)(*source)
+    if code:  # what it takes is for reports only
+        acl.forget()
+        return model_id, None
+    return model_id, work_size + weight_size
 
 
 def _where_acl_reads(acl: Acl, releases: Releases, content: bytes) -> tuple[int, int]:
@@ -144,9 +162,8 @@ def _where_acl_reads(acl: Acl, releases: Releases, content: bytes) -> tuple[int,
 
 def _memory(acl: Acl, releases: Releases, *source: Any) -> tuple[int, int, int, int]:
     """Allocate work and weight memory for a model, by its path or by its address and size."""
-    function = "mdl.query_size" if len(source) == 1 else "mdl.query_size_from_mem"
     memory: list[int] = []
-    for size in acl.call(function, *source):
+    for size in acl.call(_query_size(source), *source):
         address = acl.call("rt.malloc", size, HUGE_FIRST) if size else 0
         if size:
             releases.add("rt.free", address)
@@ -155,7 +172,11 @@ def _memory(acl: Acl, releases: Releases, *source: Any) -> tuple[int, int, int, 
     return work, work_size, weight, weight_size
 
 
-def _describe(acl: Acl, model_id: int, desc: int) -> LoadedModel:
+def _query_size(source: Sequence[Any]) -> str:
+    return "mdl.query_size" if len(source) == 1 else "mdl.query_size_from_mem"
+
+
+def _describe(acl: Acl, model_id: int, desc: int, memory_bytes: int | None) -> LoadedModel:
     gear_input, missing = acl.function("mdl.get_input_index_by_name")(desc, GEAR_INPUT)
     inputs = _ports(acl, desc, "input")
     outputs = _ports(acl, desc, "output")
@@ -177,9 +198,8 @@ def _describe(acl: Acl, model_id: int, desc: int) -> LoadedModel:
         batch_gears = tuple(acl.call("mdl.get_dynamic_batch", desc)["batch"])
         if not batch_gears:
             dims_gears = _dims_gears(acl, desc)
-    return LoadedModel(
-        model_id, desc, data, outputs, None if missing else gear_input, aipp, input_sizes, batch_gears, dims_gears
-    )
+    gear_input = None if missing else gear_input
+    return LoadedModel(model_id, desc, data, outputs, gear_input, aipp, input_sizes, batch_gears, dims_gears, memory_bytes)
 
 
 def _aipp_inputs(acl: Acl, model_id: int, data: Sequence[Port]) -> dict[int, int]:

@@ -58,6 +58,7 @@ class SessionOptions:
         callback_every: launches per callback of the report thread; 0: no such thread, every launch waits for its own stream.
         acl_config: a file for ``acl.init``.
         aipp: what dynamic AIPP does to images; None: the model has none.
+        precision: what the model was compiled to compute floats in; empty where nobody knows, as of an ``.om`` that came so.
         batch_axis, rows_per_row: by tensor name, where the model does not tell.
     """
 
@@ -66,6 +67,7 @@ class SessionOptions:
     callback_every: int = _CALLBACK_EVERY
     acl_config: str | None = None
     aipp: AippParameters | None = None
+    precision: str = ""
     batch_axis: Mapping[str, int | None] | None = None
     rows_per_row: Mapping[str, int] | None = None
 
@@ -124,9 +126,13 @@ class _Slot:
         landed: where the report thread says that the results are there.
         input_set, output_set: datasets.
         addresses: device memory of the data inputs, then of the outputs.
+        size_bytes: of all its device memory.
     """
 
-    __slots__ = ("addresses", "computed", "input_set", "inputs", "landed", "landed_event", "output_set", "outputs", "stream")
+    __slots__ = (
+        *("addresses", "computed", "input_set", "inputs", "landed", "landed_event", "output_set", "outputs", "size_bytes"),
+        "stream",
+    )
 
     def __init__(self, acl: Acl, releases: Releases, model: LoadedModel, *, alone: bool, with_reports: bool) -> None:
         self.stream = acl.call("rt.create_stream")
@@ -135,6 +141,8 @@ class _Slot:
         self.landed_event = _new_event(acl, releases) if with_reports else 0
         self.landed: SimpleQueue[None] = SimpleQueue()
         self.addresses: list[int] = []
+        sizes = (*(size for size, _ in model.input_sizes), *(port.size_bytes for port in model.outputs))
+        self.size_bytes = sum(max(size, 1) for size in sizes)
         self.input_set = acl.make("mdl.create_dataset")
         releases.add("mdl.destroy_dataset", self.input_set)
         for size, is_data in model.input_sizes:
@@ -191,7 +199,11 @@ def open_session(acl: Acl, model: Path | bytes, *, device: int, options: Session
                 slot.attach(acl, releases, loaded, spec)
             if with_reports:
                 reports = Reports(acl, context, [slot.stream for slot in slots], options.callback_every)
-            return AscendSession(acl, releases, context, loaded.model_id, spec, sizes, set_gear, slots, reports)
+            session = AscendSession(acl, releases, context, loaded.model_id, spec, sizes, set_gear, slots, reports)
+            session.precision = options.precision
+            if loaded.memory_bytes is not None:
+                session.memory_bytes = loaded.memory_bytes + sum(slot.size_bytes for slot in slots)
+            return session
         except BaseException as error:
             failed = reports.close() if reports is not None else None
             failed = releases.run() or failed
@@ -213,7 +225,13 @@ class AscendSession:
         set_gear: sets one on an input dataset; None for a model of one size.
         slots: at least one.
         reports: None: every launch waits for its own stream.
+
+    Attributes:
+        precision, memory_bytes: see `anybatch.Session`; the memory is that of weights and work, and of all slots' buffers.
     """
+
+    precision = ""
+    memory_bytes: int | None = None
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import anybatch
 from anybatch_ascend._acl import Acl
@@ -103,16 +103,12 @@ class AscendBackend:
                         f"{self.name}: option {name!r} is for compiling, and this .om is compiled already"
                     )
             return self._open_compiled(acl, cast("Path | bytes", model), device, batch_sizes, run)
-        compiled = compile_model(
-            model,
-            batch_sizes=batch_sizes,
-            options=CompileOptions.from_options(options, soc_version=self._soc_version(acl)),
-            atc=self._atc,
-            backend=self.name,
-        )
+        compiling = CompileOptions.from_options(options, soc_version=self._soc_version(acl))
+        compiled = compile_model(model, batch_sizes=batch_sizes, options=compiling, atc=self._atc, backend=self.name)
         tensors = (*compiled.spec.inputs, *compiled.spec.outputs)
         run = replace(
             run,
+            precision=compiling.precision_of(compiled.precision),
             batch_axis={tensor.name: tensor.batch_axis for tensor in tensors},
             rows_per_row={tensor.name: tensor.rows_per_row for tensor in tensors},
         )
@@ -196,5 +192,5 @@ def _session_options(options: Mapping[str, object], model: anybatch.Model) -> Se
         aipp=None if options.get("aipp") is None else AippParameters.from_option(options["aipp"]),
         batch_axis=cast("Mapping[str, int | None] | None", options.get("batch_axis")),
         rows_per_row=cast("Mapping[str, int] | None", options.get("rows_per_row")),
-        **cast("Mapping[str, int]", given),
+        **cast("Mapping[str, Any]", given),
     )

@@ -63,6 +63,24 @@ PRECISION_MODES: Final = (
 )
 # What atc makes, and its magic number.
 OM: Final = anybatch.CompiledFiles(".om", (0x444F4D49).to_bytes(4, "little"))
+# What floats are computed in by each mode, the vendor's default first and the modes of ``precision_mode_v2`` last. None: in
+# what the model says. What is mixed counts as its coarser half.
+_PRECISIONS: Final[Mapping[str | None, str | None]] = {
+    None: "float16",
+    "force_fp16": "float16",
+    "force_fp32": "float32",
+    "cube_fp16in_fp32out": "float16",
+    "allow_mix_precision": "float16",
+    "allow_mix_precision_fp16": "float16",
+    "allow_mix_precision_bf16": "bfloat16",
+    "allow_fp32_to_fp16": "float16",
+    "allow_fp32_to_bf16": "bfloat16",
+    "must_keep_origin_dtype": None,
+    "fp16": "float16",
+    "origin": None,
+    "mixed_float16": "float16",
+    "mixed_bfloat16": "bfloat16",
+}
 # Raise this when the same options begin to mean another command line.
 _FORMAT: Final = 1
 # What atc_options cannot say, and what says it instead.
@@ -138,6 +156,16 @@ class CompileOptions:
             compile_timeout_s=_read_timeout(options.get("compile_timeout_s")),
             common=anybatch.CommonOptions.from_options(options),
         )
+
+    def precision_of(self, model: str) -> str:
+        """Return what a model is computed in once it is compiled, as `anybatch.Session` has it; empty where that is not known.
+
+        Args:
+            model: what it was computed in before; quantised operators stay what they are.
+        """
+        mode = self.precision_mode or self.atc_options.get("precision_mode_v2")
+        computed = _PRECISIONS.get(mode, "")
+        return model if computed is None or model == "int8" else computed
 
 
 def _read_timeout(value: object) -> float | None:

@@ -42,13 +42,18 @@ _log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How a model is run; `anybatch_ipu.backend` says what each option means."""
+    """How a model is run; `anybatch_ipu.backend` says what each option means.
+
+    Attributes:
+        precision: what the model was compiled to compute floats in; empty where nobody knows, as of a ``.popef`` that came so.
+    """
 
     pad_by: PadBy | None = None
     timeout_ns: int = DEFAULT_TIMEOUT_NS
     in_flight: int | None = None
     execute_async: bool = False
     runtime_options: Mapping[str, object] = field(default_factory=dict)
+    precision: str = ""
     batch_axis: Mapping[str, int | None] = field(default_factory=dict)
     rows_per_row: Mapping[str, int] = field(default_factory=dict)
 
@@ -75,6 +80,7 @@ class IpuSession:
         self.spec = spec
         self.batching = batching
         self.concurrency = options.in_flight or _in_flight(batching)
+        self.precision = options.precision
         self._backend = backend
         self._runner = runner
         self._call = runner.execute_async if options.execute_async else runner.execute

@@ -128,12 +128,9 @@ class IpuBackend:
                     f"{reason}; if they are a compiled one, leave out {compiling!r}, which is for compiling"
                 )
             return self._open_bytes(poprt, model, reason, device, batch_sizes, run)
-        compiled = compile_model(
-            model,
-            poprt=poprt,
-            batch_sizes=batch_sizes,
-            options=_compile_options(poprt, options),
-        )
+        how = _compile_options(poprt, options)
+        compiled = compile_model(model, poprt=poprt, batch_sizes=batch_sizes, options=how)
+        run = replace(run, precision=how.precision_of(compiled.precision))
         try:
             return open_session(poprt, compiled.path, device=device, options=run, spec=compiled.spec)
         finally:

@@ -36,6 +36,8 @@ DEFAULT_BATCH_SIZE: Final = 16
 # The mark of a PopEF is not published.
 POPEF: Final = anybatch.CompiledFiles(".popef")
 PRECISIONS: Final = ("fp32", "fp16", "fp8", "fp8_weight")
+# What floats are computed in; "fp32" leaves them as they are. 8 bits are Graphcore's F143.
+_PRECISIONS: Final[Mapping[str, str]] = {"fp16": "float16", "fp8": "float8_e4m3fnuz", "fp8_weight": "float8_e4m3fnuz"}
 # Raise this when the same options begin to mean another program.
 _FORMAT: Final = 1
 # What the two mappings of options cannot say, and what says it instead.
@@ -95,6 +97,14 @@ class CompileOptions:
             compiler_options=anybatch.read_mapping(options, "compiler_options", elsewhere=_NOT_FOR_THE_COMPILER),
             common=anybatch.CommonOptions.from_options(options),
         )
+
+    def precision_of(self, model: str) -> str:
+        """Return what a model is computed in once it is compiled, as `anybatch.Session` has it; empty where that is not known.
+
+        Args:
+            model: what it was computed in before; quantised operators stay what they are.
+        """
+        return model if self.precision == "fp32" or model == "int8" else _PRECISIONS[self.precision]
 
 
 def compile_model(
