@@ -1024,6 +1024,13 @@ def test_taken_rows_repeat_and_are_contiguous():
     assert all(taken["x"].flags.c_contiguous and taken["table"] is inputs["table"] for taken in (fewer, more))
 
 
+def test_a_scalar_that_is_taken_stays_one():
+    spec = spec_of(
+        TensorSpec("x", np.dtype(np.float32), (None, 2)), TensorSpec("limit", np.dtype(np.float32), (), batch_axis=None)
+    )
+    assert take_rows(spec, {"x": np.ones((1, 2), np.float32), "limit": np.array(0.5, np.float32)}, 3)["limit"].shape == ()
+
+
 # --- backends ---
 
 

@@ -46,6 +46,94 @@ def linear(batch):
     return build([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": [batch, 6]}, {"y": [batch, 3]}, {"w": w}), w
 
 
+def cast(to, *, types, weights=None):
+    return build([helper.make_node("Cast", ["x"], ["y"], to=to)], {"x": ["N"]}, {"y": ["N"]}, weights, types=types)
+
+
+FLOAT16, DOUBLE, BFLOAT16, INT8 = TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.INT8
+SCALES = {"scale": np.float32(0.1), "zero": np.int8(0)}
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        (lambda: linear("N")[0], "float32"),
+        (lambda: cast(DOUBLE, types={"x": DOUBLE, "y": DOUBLE}), "float64"),
+        (lambda: cast(DOUBLE, types={"y": DOUBLE}), "float32"),
+        (lambda: cast(INT64, types={"x": INT64, "y": INT64}), ""),
+        (lambda: cast(BFLOAT16, types={"x": FLOAT16, "y": BFLOAT16}), "bfloat16"),
+        (  # float32 outside, float16 inside
+            lambda: build(
+                [helper.make_node("Cast", ["x"], ["h"], to=FLOAT16), helper.make_node("Cast", ["h"], ["y"], to=FLOAT)],
+                {"x": ["N"]},
+                {"y": ["N"]},
+            ),
+            "float16",
+        ),
+        (
+            lambda: build(
+                [
+                    helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+                    helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+                ],
+                {"x": ["N"]},
+                {"y": ["N"]},
+                SCALES,
+            ),
+            "int8",
+        ),
+        (  # weights alone are stored as integers
+            lambda: build(
+                [
+                    helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["v"]),
+                    helper.make_node("Mul", ["x", "v"], ["y"]),
+                ],
+                {"x": ["N"]},
+                {"y": ["N"]},
+                {**SCALES, "w": np.ones(1, np.int8)},
+            ),
+            "float32",
+        ),
+    ],
+)
+def test_what_a_model_computes_in(model, precision, tmp_path):
+    for source in (model(), model().SerializeToString(), save(model(), tmp_path)):
+        with anybatch.open(source, backend="onnxruntime") as runner:
+            assert runner.precision == precision
+            assert runner.memory_bytes is None
+
+
+def test_what_a_branch_computes_in():
+    half = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["h"], to=FLOAT16),
+            helper.make_node("Relu", ["h"], ["r"]),
+            helper.make_node("Cast", ["r"], ["z"], to=FLOAT),
+        ],
+        "half",
+        [],
+        [helper.make_tensor_value_info("z", FLOAT, ["N"])],
+    )
+    same = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["z"])], "same", [], [helper.make_tensor_value_info("z", FLOAT, ["N"])]
+    )
+    branch = helper.make_node("If", ["which"], ["y"], then_branch=half, else_branch=same)
+    model = build([branch], {"x": ["N"]}, {"y": ["N"]}, {"which": np.array(True)})
+    with anybatch.open(model, backend="onnxruntime") as runner:
+        assert runner.precision == "float16"
+
+
+def test_what_a_model_that_is_gone_computes_in(tmp_path):
+    path = save(linear("N")[0], tmp_path)
+    with anybatch.open(path, backend="onnxruntime") as runner:
+        path.unlink()
+        assert runner.precision == ""
+
+
+def test_what_a_provider_computes_in_is_its_own_choice():
+    assert module._precision_of(linear("N")[0], [("AnotherExecutionProvider", {}), ("CPUExecutionProvider", {})])() == ""
+
+
 def check_linear(runner, w):
     for rows in (0, 1, 5, 12):
         x = RANDOM.standard_normal((rows, 6)).astype(np.float32)

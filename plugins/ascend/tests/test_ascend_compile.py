@@ -125,6 +125,17 @@ def test_precision_modes_are_those_of_the_converter():
     assert set(PRECISION_MODES) == set(PRECISION_MODES_OF_THE_SIMULATOR)
 
 
+def test_every_precision_mode_says_what_it_computes_in():
+    said = {mode: options(precision_mode=mode).precision_of("float64") for mode in PRECISION_MODES}
+    assert set(said.values()) == {"float16", "bfloat16", "float32", "float64"}
+    assert said["must_keep_origin_dtype"] == "float64"
+    assert all(options(precision_mode=mode).precision_of("int8") == "int8" for mode in PRECISION_MODES)
+
+
+def test_a_precision_mode_that_is_new_is_not_guessed():
+    assert options(atc_options={"precision_mode_v2": "mixed_hif8"}).precision_of("float32") == ""
+
+
 # --- the command line ---
 
 

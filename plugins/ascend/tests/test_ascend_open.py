@@ -97,6 +97,48 @@ def test_bytes_cannot_be_loaded_as_a_file(backend, load):
         open_model(content, backend=backend, load=load)
 
 
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_memory_it_says_is_what_it_takes(backend, load, slots):
+    """Where the memory is ours, all of it is in the ledger; else the model's own part is the runtime's."""
+    om = compiled(AFFINE, GEARS)
+    model = sum(acl_sim.mdl.query_size(str(om))[:2])
+    with anybatch.open(om, backend=backend, load=load, slots=slots) as runner:
+        taken = sum(leak.size for leak in testing.ledger().leaks if leak.kind == "device memory")
+        assert runner.memory_bytes == taken + (0 if load.endswith("_with_mem") else model)
+        assert taken > slots * 8 * 3 * 4  # rows of the largest gear, at least the inputs
+        assert runner.precision == ""  # nobody knows of an .om how it was compiled
+
+
+@pytest.mark.parametrize("without", ["missing", "failing"])
+def test_memory_that_the_runtime_does_not_tell(backend, spy, without):
+    if without == "missing":
+        spy.missing.add("mdl.query_size")
+    else:
+        spy.instead["mdl.query_size"] = lambda _real, _path: (0, 0, 500002)
+    with anybatch.open(compiled(AFFINE, GEARS), backend=backend) as runner:
+        assert runner.memory_bytes is None
+        check(runner)
+
+
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({}, "float16"),
+        ({"precision_mode": "must_keep_origin_dtype"}, "float32"),
+        ({"precision_mode": "force_fp32"}, "float32"),
+        ({"precision_mode": "allow_fp32_to_bf16"}, "bfloat16"),
+        ({"atc_options": {"precision_mode_v2": "origin"}}, "float32"),
+        ({"atc_options": {"precision_mode_v2": "mixed_bfloat16"}}, "bfloat16"),
+    ],
+)
+def test_the_precision_is_the_one_it_was_compiled_with(options, precision):
+    with anybatch.open(
+        AFFINE.onnx_bytes, backend=ascend_sim(), batch_sizes=[4], soc_version="Ascend310P3", **options
+    ) as runner:
+        assert runner.precision == precision
+
+
 @pytest.mark.parametrize("load", ["file_with_mem", "mem_with_mem"])
 def test_own_memory_is_of_the_sizes_asked_for_and_freed_after_the_model(backend, spy, load):
     om = compiled(AFFINE, GEARS)

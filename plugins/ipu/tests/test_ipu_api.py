@@ -278,6 +278,22 @@ def test_options_are_passed_on(fake):
     assert fake.configs[0].validate_io_params is False
 
 
+@pytest.mark.parametrize(
+    ("precision", "computed"),
+    [("fp32", "float32"), ("fp16", "float16"), ("fp8", "float8_e4m3fnuz"), ("fp8_weight", "float8_e4m3fnuz")],
+)
+def test_the_precision_it_says_is_the_one_it_was_compiled_with(fake, precision, computed):
+    with open_on(fake, precision=precision) as runner:
+        assert runner.precision == computed
+        assert runner.memory_bytes is None
+
+
+def test_what_options_leave_is_the_models_own():
+    kept = CompileOptions("ipu21")
+    assert [kept.precision_of(own) for own in ("float16", "int8", "")] == ["float16", "int8", ""]
+    assert CompileOptions("ipu21", precision="fp16").precision_of("int8") == "int8"
+
+
 def test_a_converter_that_takes_any_option_is_given_any(fake):
     class Converter(fake.converter.Converter):
         def __init__(self, **options):

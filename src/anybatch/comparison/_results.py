@@ -153,7 +153,10 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and its 95 % confidence interval, by bootstrap; all three equal where there is no spread."""
+    """A figure and its 95 % confidence interval, by bootstrap; all three equal where there is no spread, or one call only.
+
+    It tells of calls like these, in this process; `comparison._speed` says what it leaves out.
+    """
 
     value: float
     low: float
@@ -166,11 +169,13 @@ class SizeSpeed:
 
     Attributes:
         plan: the launches of each request.
-        calls: how many were timed.
-        p50, p90, p99: latency in seconds: a time that 50, 90, 99 % of the calls did not exceed.
+        calls: how many were timed; modelled ones that agree count, others before them do not.
+        p50, p90, p99: latency in seconds: a time that 50, 90, 99 % of the calls did not exceed. Of fewer than 6, 36 and 368
+            calls nothing bounds it from above: the interval ends at the largest time, and the truth may be higher.
         mean: mean latency in seconds.
         rows_per_s: real rows per second of one caller; padding does not count.
-        padding_s: of the mean latency, the part that padded rows cost, in seconds: by their share of each launch's rows.
+        padding_s: of the mean latency, the part of padded rows, in seconds: their share of all rows that were executed. What
+            a launch costs whatever its rows is shared alike, so padding costs that much at most.
     """
 
     plan: Plan
@@ -194,10 +199,10 @@ class StreamSpeed:
 
     Attributes:
         requests: rows of each request, in order.
-        passes: how often the whole stream was sent.
-        rows_per_s: real rows per second.
-        launches: of one pass, by batch size.
-        padded_rows: of one pass.
+        passes: how often the whole stream was sent and timed.
+        rows_per_s: real rows per second; of few passes the interval is no more than their range.
+        launches: of the last pass, by batch size.
+        padded_rows: of the last pass, as planned; a runtime that merges rows of several launches pads fewer.
     """
 
     requests: tuple[int, ...]
@@ -215,9 +220,10 @@ class Speed:
         entry: the entry's name.
         provenance: ``"measured"`` on the wall clock, or ``"modelled"`` on the device clock of a simulator, which is no
             measurement of hardware.
-        clock: what told the time.
-        sizes: one per size, ascending.
-        stream: None where the stream could not be run.
+        clock: what told the time; of a simulator without a clock, or with one that stands still, this says so, and there are
+            no figures.
+        sizes: one per size that could be timed, ascending.
+        stream: None where there was none, or it could not be run to its end.
     """
 
     entry: str
