@@ -160,6 +160,13 @@ def test_the_time_is_for_all_together(contestants, time, log):
     assert len(shares) > 20
 
 
+def test_one_that_takes_too_long_leaves_the_others_half_of_their_time(contestants, time, log):
+    two = contestants(simulator(time, log, fixed=50.0), Device("cpu", time, log))
+    slow, quick = measure(two, [1], time, seconds=10)
+    assert slow.sizes[0].calls == 1
+    assert quick.sizes[0].calls == pytest.approx(2.5 / 0.011, abs=2)  # half of its half
+
+
 def test_one_round_is_made_however_long_it_takes(contestants, time, log):
     (speed,) = measure(contestants(Device("a", time, log, fixed=100.0)), [1, 8], time, seconds=1, stream=(5,), warmup=1)
     assert [size.calls for size in speed.sizes] == [1, 1]

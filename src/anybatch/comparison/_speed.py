@@ -52,7 +52,8 @@ _PASSES: Final = 3
 # Of the time: what the stream gets, and what modelled entries may take where there are measured ones.
 _STREAM_SHARE: Final = 0.25
 _MODELLED_SHARE: Final = 0.5
-_NO_TIME: Final = 1e-9
+# Of its own time, what each gets though those before took longer than theirs.
+_SURE_SHARE: Final = 0.5
 
 _REPLICATES: Final = 1000
 _BLOCKS: Final = 100
@@ -90,7 +91,8 @@ def measure_speeds(
             integers of another width gets them converted, which is not timed.
         stream: rows of each request of the stream, 0 or more; empty: no stream.
         seconds: wall time for all of them together, after the warm-up. Whatever it is, each size is called once, the stream
-            is sent three times, and a round that was begun is completed.
+            is sent three times, and a round that was begun is completed; and where that takes one longer than its share,
+            those after it still get half of theirs.
         warmup: calls of each size before any is timed; the stream is sent once.
         seed: of the order of calls, and of the bootstrap.
         progress: called with the share that is done, 0 to 1.
@@ -119,9 +121,10 @@ def measure_speeds(
     for group, share in (*(([part], of_modelled) for part in modelled), (measured, 1.0)):
         begin, end = end, 1.0 if group is measured else end + share
         for of_stream in (False, True):
-            until = end if of_stream or not stream else end - _STREAM_SHARE * (end - begin)
+            nominal = (end - begin) * (_STREAM_SHARE if of_stream else 1 - _STREAM_SHARE if stream else 1.0)
+            until = end if of_stream else begin + nominal
             spent = (wall() - begun) / seconds
-            left = max(until - spent, _NO_TIME)
+            left = max(until - spent, nominal * _SURE_SHARE)
             same = 0 if group is measured else _PASSES if of_stream else _SAME
             times = time_in_rounds(
                 [{key: call for key, call in part.calls.items() if (key == _STREAM) is of_stream} for part in group],
