@@ -103,7 +103,7 @@ def test_the_memory_it_says_is_what_it_takes(backend, load, slots):
     """Where the memory is ours, all of it is in the ledger; else the model's own part is the runtime's."""
     om = compiled(AFFINE, GEARS)
     model = sum(acl_sim.mdl.query_size(str(om))[:2])
-    with anybatch.open(om, backend=backend, load=load, slots=slots) as runner:
+    with open_model(om, backend=backend, load=load, slots=slots) as runner:
         taken = sum(leak.size for leak in testing.ledger().leaks if leak.kind == "device memory")
         assert runner.memory_bytes == taken + (0 if load.endswith("_with_mem") else model)
         assert taken > slots * 8 * 3 * 4  # rows of the largest gear, at least the inputs
@@ -116,7 +116,7 @@ def test_memory_that_the_runtime_does_not_tell(backend, spy, without):
         spy.missing.add("mdl.query_size")
     else:
         spy.instead["mdl.query_size"] = lambda _real, _path: (0, 0, 500002)
-    with anybatch.open(compiled(AFFINE, GEARS), backend=backend) as runner:
+    with open_model(compiled(AFFINE, GEARS), backend=backend) as runner:
         assert runner.memory_bytes is None
         check(runner)
 

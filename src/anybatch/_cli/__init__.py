@@ -101,7 +101,7 @@ _EXAMPLES: Final[dict[Callable[..., None], str]] = {
     compile: "anybatch compile model.onnx --backend NAME --batch-sizes 1,2,4,8",
     run: "anybatch run model.onnx --input rows.npz --output results.npz",
     calibrate: "anybatch calibrate model.onnx --batch-sizes 1,4,8 --seconds 20",
-    compare: "anybatch compare model.onnx --on onnxruntime --on ascend-sim --output page.html",
+    compare: "anybatch compare model.onnx --on onnxruntime --on NAME:batch_sizes=1,4,8 --output page.html",
     bench: "anybatch bench model.onnx --batch-sizes 1,4,8 --rows 1,7,64",
 }
 for _command, _example in _EXAMPLES.items():

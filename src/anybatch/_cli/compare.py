@@ -40,7 +40,7 @@ def compare(
         typer.Option(
             "--on",
             metavar="[NAME=]BACKEND[:OPTION=VALUE...]",
-            help="What to compare: ascend-sim, or half=ascend-sim:batch_sizes=1,8:precision_mode=force_fp16; repeat it.",
+            help="What to compare: a backend, perhaps with options and a name: small=onnxruntime:batch_sizes=1,4; repeat it.",
             autocompletion=backend_names,
         ),
     ],
@@ -117,7 +117,7 @@ def compare(
 
 
 def parse_entry(text: str) -> Entry:
-    """Return an entry such as ``half=ascend-sim:batch_sizes=1,8:precision_mode=force_fp16``.
+    """Return an entry such as ``small=onnxruntime:batch_sizes=1,4:threads=2``.
 
     Values of the backend's options read as JSON where they are that, else as text. A colon belongs to a value unless NAME=
     follows.

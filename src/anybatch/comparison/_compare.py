@@ -151,7 +151,7 @@ def compare(
 def _entries(on: Sequence[str | Entry | Backend], reference: str | Entry | Backend | None) -> tuple[list[Entry], str]:
     """Return all entries, the reference among them, and its name."""
     if isinstance(on, (str, Entry)) or not isinstance(on, Sequence):
-        raise InputError(f"expected a list of what to compare, such as ['onnxruntime', 'ascend'], got {on!r}")
+        raise InputError(f"expected a list of what to compare, such as two names of backends, got {on!r}")
     entries = [each if isinstance(each, Entry) else Entry(each) for each in on]
     check_names(entries)
     names = [entry.name for entry in entries]
@@ -181,13 +181,13 @@ def _data(
     batchings = [each.runner.batching for each in opened if each.runner is not None]
     spec = _spec(first)
     if inputs is None:
-        cases = default_cases(batchings) if sizes is None else cases_of(sizes)
+        cases = default_cases(batchings, spec=spec) if sizes is None else cases_of(sizes)
         count = made_up_rows(cases)
         return "made up, the same at every call", count, make_up_inputs(spec, count, free), cases
     if free:
         raise InputError(f"expected free for rows that are made up, but inputs are given, got {dict(free)}")
     count, rows = check_request(spec, inputs(spec) if callable(inputs) else inputs)
-    cases = default_cases(batchings, count) if sizes is None else cases_of(sizes, count)
+    cases = default_cases(batchings, count, spec=spec) if sizes is None else cases_of(sizes, count)
     return data or "the caller's", count, rows, cases
 
 
