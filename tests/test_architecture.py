@@ -140,6 +140,7 @@ ONLY_IN = {
     "rich": ("_cli._output",),
     "matplotlib": ("plots",),
     "jinja2": ("comparison._page",),
+    "mlperf_loadgen": ("loadgen",),
 }
 
 VENDORS = ("acl", "ascend", "poprt", "graphcore", "cann", "openvino", "tensorrt")
