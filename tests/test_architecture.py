@@ -109,6 +109,7 @@ ORDER = [
     "_cli.advise",
     "_cli.run",
     "_cli.bench",
+    "_cli.loadgen",
     "_cli.calibrate",
     "_cli.check",
     "_cli.compare",

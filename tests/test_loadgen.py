@@ -231,7 +231,7 @@ def test_a_latency_bound_that_nothing_meets_is_invalid(load):
     assert any(
         reason.startswith("too few queries, or too few in time, to be sure: Run unsuccessful.") for reason in result.reasons
     )
-    assert result.recommendation == "Reduce target QPS to improve latency."
+    assert result.recommendation.startswith("Reduce target QPS to improve latency.")  # and more, where it gave up early
     assert result.recommendation in str(result)
     assert all(reason in str(result) for reason in result.reasons)
 

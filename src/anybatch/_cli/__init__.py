@@ -28,6 +28,7 @@ from anybatch._cli.check import check
 from anybatch._cli.compare import compare
 from anybatch._cli.compile import FlagsOfBackends, compile
 from anybatch._cli.inspect import inspect
+from anybatch._cli.loadgen import loadgen
 from anybatch._cli.plan import plan
 from anybatch._cli.run import run
 from anybatch._errors import AnybatchError, BackendNotFoundError, InputError, ModelError
@@ -103,6 +104,7 @@ _EXAMPLES: Final[dict[Callable[..., None], str]] = {
     calibrate: "anybatch calibrate model.onnx --batch-sizes 1,4,8 --seconds 20",
     compare: "anybatch compare model.onnx --on onnxruntime --on NAME:batch_sizes=1,4,8 --output page.html",
     bench: "anybatch bench model.onnx --batch-sizes 1,4,8 --rows 1,7,64",
+    loadgen: "anybatch loadgen model.onnx --scenario Server --qps 100 --latency-ms 20",
 }
 for _command, _example in _EXAMPLES.items():
     _class = FlagsOfBackends if _command is compile else TyperCommand
