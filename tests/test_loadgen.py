@@ -585,3 +585,20 @@ def test_results_are_values(load):
     assert isinstance(result, LoadResult)
     with pytest.raises(AttributeError):
         result.valid = False
+
+
+def test_all_tests_run_in_one_thread(load):
+    """The load generator may end the process in the test after a thread that ran one has ended."""
+    threads = set()
+    with open_fake() as runner:
+        run = runner.run
+
+        def noted(inputs, **options):
+            threads.add(threading.current_thread())
+            return run(inputs, **options)
+
+        runner.run = noted
+        for _ in range(2):
+            load(runner, request(5), "SingleStream", mode="AccuracyOnly")
+    assert len(threads) == 1
+    assert threads.pop().is_alive()

@@ -4,7 +4,7 @@ The load generator (``pip install 'anybatch[loadgen]'``) decides when queries ar
 `run_scenario` is the system under test, over any `Runner`. What is measured is the runner on this machine, with Python between
 the two; it is no MLPerf submission, which has rules beyond what a program can check.
 
-A test is started in a thread of its own. The load generator calls back from there, and an error that left such a callback
+Tests run in a thread of their own. The load generator calls back from there, and an error that left such a callback
 would end the process, so none does: the first one is kept, what is outstanding is answered with nothing, the test ends, and the
 error is raised in the caller's thread.
 """
@@ -16,7 +16,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,8 @@ _SPARE: Final = 2.0  # Offline is over with its one query, and invalid if too so
 _ROUNDS: Final = 3  # of the warm-up, at least
 
 _one_at_a_time: Final = threading.Lock()  # the load generator's state is the process's
+# One thread for all tests: where a thread ends that has run one, the load generator's next test may end the process.
+_thread: Final = ThreadPoolExecutor(1, "anybatch-loadgen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +220,19 @@ def run_scenario(
     folder = _make_folder(log_folder)
     system = _System(loadgen, runner, _Samples(runner.spec, inputs, rows), settings, results)
 
-    # A pool, since its thread is waited for when it is left, also by an interrupt.
-    with ThreadPoolExecutor(1, "anybatch-loadgen") as pool:
-        try:
-            pool.submit(_test, loadgen, system, settings, folder, trace=trace).result()
-        except BaseException as error:
-            system.fail(error)  # ends the test, where this is an interrupt
-            raise
+    if not _one_at_a_time.acquire(blocking=False):
+        raise InputError("another test of the load generator is running in this process: its state is shared, so wait for that")
+    try:
+        future = _thread.submit(_test, loadgen, system, settings, folder, trace=trace)
+    except BaseException:
+        _one_at_a_time.release()
+        raise
+    try:
+        future.result()
+    except BaseException as error:
+        system.fail(error)  # ends the test, where this is an interrupt
+        wait([future])
+        raise
     simulated = runner.clock is not None or runner.backend.endswith("-sim")
     return _read_result(folder, system, settings, simulated=simulated)
 
@@ -315,14 +323,12 @@ class _Settings:
 
 
 def _test(loadgen: Any, system: _System, settings: _Settings, folder: Path, *, trace: bool) -> None:
-    """Warm up and run the test.
+    """Warm up, run the test, and let the next one begin.
 
     Raises:
-        InputError: another one is running, or too many queries would be prepared.
+        InputError: too many queries would be prepared.
         Whatever ended the test early.
     """
-    if not _one_at_a_time.acquire(blocking=False):
-        raise InputError("another test of the load generator is running in this process: its state is shared, so wait for that")
     try:
         qps = system.warm_up()
         qps = settings.target_qps or settings.expected_qps or qps
