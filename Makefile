@@ -1,7 +1,8 @@
 # Everything from a fresh clone: needs Python 3.10 or newer (with pip) and make.
-#   make demo    set up, then classify the held-out digits in ragged requests
+#   make demo    set up, then classify the held-out digits in ragged requests, and compare backends on them
 #   make test    set up, then run the tests
-#   make check   set up, then format, lint, types and tests: what CI runs
+#   make check   set up, then format, lint, types, pages and tests: what CI runs
+#   make page    set up, then look at the pages of comparisons in a headless Chromium; as root, it is installed where there is none
 #   make bench   set up, then the benchmarks, peers beside us
 #   make fuzz    set up, then feed each simulator ten thousand damaged and hostile model files
 #   make format  rewrite the sources as `make check` wants them
@@ -15,11 +16,12 @@ METADATA := pyproject.toml $(PLUGINS)
 # Each distribution is installed in place, the core first.
 EDITABLE := $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
 
-.PHONY: demo test check bench fuzz format clean
+.PHONY: demo test check page bench fuzz format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
 	$(BIN)/python examples/01_digits/demo.py
+	$(BIN)/python examples/05_compare/compare.py
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -28,7 +30,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory page
 	$(BIN)/python -m pytest
+
+page: $(VENV)/.dev
+	sh tools/install_chromium.sh
+	$(BIN)/python examples/05_compare/compare.py $(VENV)/compare.html
+	$(BIN)/python tools/check_page.py
+	$(BIN)/python tools/check_page.py $(VENV)/compare.html
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/planning.py
@@ -46,6 +55,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ipu.py
 	$(BIN)/python benchmarks/safety.py
 	$(BIN)/python benchmarks/false_alarms.py
+	$(BIN)/python benchmarks/compare_false_alarms.py
 	$(BIN)/python benchmarks/compare.py
 
 fuzz: $(VENV)/.dev

@@ -32,7 +32,7 @@ from anybatch import (
     Runner,
     Setting,
 )
-from anybatch._calibration import _machine, measure, sizes_to_measure, summarize
+from anybatch._calibration import machine, measure, sizes_to_measure, summarize
 from anybatch.testing import FakeBackend
 from anybatch.testing.models import AFFINE
 
@@ -722,7 +722,7 @@ def test_models_that_are_compiled_already_have_a_digest_too(tmp_path, monkeypatc
 
 
 def test_the_machine_has_a_name():
-    name = _machine()
+    name = machine()
     assert name.endswith(" cores")
     assert not name.startswith(",")
 
@@ -731,7 +731,7 @@ def test_a_wall_clock_is_of_this_machine(model):
     with anybatch.open(model, backend=FakeBackend()) as runner:
         calibration = runner.calibrate(seconds=0.01)
         assert runner.clock is None
-    assert (calibration.setting.clock, calibration.setting.machine) == ("wall clock", _machine())
+    assert (calibration.setting.clock, calibration.setting.machine) == ("wall clock", machine())
 
 
 # --- the runner ---

@@ -35,6 +35,10 @@ NOT_RUN = {
     "python -m pip install -r requirements.txt": "needs a network",
     "python -m pip install ./plugins/ascend ./plugins/ascend-sim": "needs a network; `make test` does its work",
     "anybatch calibrate examples/01_digits/digits.onnx --batch-sizes 1,4,8,16": "prints what it measures",
+    "anybatch compare examples/01_digits/digits.onnx --on onnxruntime --on ascend-sim:batch_sizes=1,4 --batch-sizes 0,1,3,9 "
+    "--seconds 0": "distances in last bits depend on the processor",
+    "python examples/05_compare/compare.py": "prints what it measures; see below",
+    "python examples/05_compare/gears.py": "launches side by side end in the order of the threads; see below",
     "python train.py": "needs torch and minutes",
     "python train.py --check": "needs torch and minutes",
 }
@@ -202,6 +206,49 @@ def test_on_a_card_one_word_changes(python, place, tmp_path, name):
     printed, ledger, _ = output.partition("acl_sim ledger: 0 violations, 0 leaks")
     assert ledger
     assert "simulat" not in printed
+
+
+# -------------------------------------------------------------------------------------------------------- the comparisons
+
+
+def test_the_digits_are_compared_and_a_page_is_named(python, place):
+    output = python("examples/05_compare/compare.py")
+    assert output.startswith("pass: 600 digits on 4 backends\n")
+    assert output.count("the same digit in 100.0% of the rows\n") == 3
+    times = [line for line in output.splitlines() if " rows in " in line]
+    assert len(times) == 4
+    assert [line.endswith("(modelled: no hardware was measured)") for line in times] == [False, False, True, True]
+    assert [line.endswith("(measured here)") for line in times] == [True, True, False, False]
+    page = place / "examples" / "05_compare" / "compare.html"
+    assert output.endswith(f"the whole comparison, to look at and to send on: {page}\n")
+    assert "✓ Pass" in page.read_text(encoding="utf-8")
+    page.unlink()
+
+
+def test_the_gate_refuses_a_model_that_lost_accuracy(shell, place, tmp_path):
+    model = onnx.load(place / "examples" / "01_digits" / "digits.onnx")
+    for weights in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(weights)
+        if array.dtype == np.float32:
+            weights.CopyFrom(onnx.numpy_helper.from_array(np.round(array * 8) / 8, weights.name))
+    onnx.save(model, tmp_path / "coarse.onnx")
+    report = tmp_path / "report.xml"
+    code, output = shell(sys.executable, "examples/05_compare/gate.py", str(tmp_path / "coarse.onnx"), "--junit", str(report))
+    assert code == 1
+    assert output.startswith("refused: new: output 'scores' is off in 8 of 9 cases, ")
+    assert "refused: another digit wins in 1.6% of the rows, where 0.5% may\n" in output
+    assert "digits right, and 588 before\n" in output
+    assert "<failure" in report.read_text(encoding="utf-8")
+
+
+def test_sets_of_gears_are_compared_by_modelled_time(python):
+    output = python("examples/05_compare/gears.py").splitlines()
+    assert output[0].startswith("device clock of acl_sim, modelled by ")
+    rows = [line.split() for line in output[2:12]]
+    assert [int(row[0]) for row in rows] == [1, 2, 3, 4, 5, 7, 8, 9, 13, 20]
+    by_rows = {int(row[0]): row for row in rows}
+    assert float(by_rows[2][-1].rstrip("%")) < 100, "two rows are one launch of gear 2, and two launches of gear 1"
+    assert [line.split(":")[1].split(",")[0] for line in output[12:]] == [" pass", " pass"]
 
 
 # ------------------------------------------------------------------------------------------------------ the toy backend

@@ -398,7 +398,16 @@ def test_an_error_of_results_is_raised(load, scenario):
         assert load(runner, request(20), scenario).valid
 
 
+@pytest.fixture
+def interruptible():
+    """Interrupts are Python's own: what runs in the background inherits that they are ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @by_scenario
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_test(load, logged, scenario):
     with open_fake() as runner:
         run, calls = runner.run, []

@@ -187,7 +187,7 @@ _PROVENANCES: Final = {
 
 
 def _print_entries(entries: Sequence[EntryResult]) -> None:
-    table = new_table("entry", "runs on", "batch sizes", "computes in", "rows", "compile s", "open s", "verdict")
+    table = new_table("entry", "runs on", "batch sizes", "computes in", "rows", "compile s", "open s", "MiB", "verdict")
     for entry in entries:
         safety = sorted({each.verdict for each in entry.safety})
         compiled = "" if entry.compile_s is None else "cached" if entry.compile_cached else f"{entry.compile_s:.3g}"
@@ -199,6 +199,7 @@ def _print_entries(entries: Sequence[EntryResult]) -> None:
             ", ".join(safety),
             compiled,
             "" if entry.open_s is None else f"{entry.open_s:.3g}",
+            "" if entry.memory_bytes is None else three_digits(entry.memory_bytes / 2**20),
             entry.verdict,
         )
     print_table(table)
@@ -208,7 +209,8 @@ def _print_accuracy(found: Comparison) -> None:
     """Print a line per entry and output, of its worst case, and one per case that failed."""
     print_text(f"Accuracy against {found.reference}; rows are {found.data}", "bold")
     numbers = ("cases", "max abs", "mean abs", "max rel", "ULP", "cosine", "SNR dB", "top-1", "top-5", "of tolerated")
-    table = new_table("entry", "output", *numbers, "tolerated", "verdict", numbers=numbers)
+    table = new_table("entry", "output", *numbers, "verdict", numbers=numbers)
+    tolerated = {}
     groups: dict[tuple[str, str], list[Accuracy]] = {}
     for each in found.accuracy:
         groups.setdefault((each.entry, each.output), []).append(each)
@@ -217,15 +219,18 @@ def _print_accuracy(found: Comparison) -> None:
         verdict = f"fail: {failed} of {counted(len(cases), 'case')}" if failed else "pass"
         compared = [each for each in cases if each.metrics is not None and each.metrics.elements]
         if not compared:
-            table.add_row(entry, output, str(len(cases)), *[""] * 10, verdict)
+            table.add_row(entry, output, str(len(cases)), *[""] * 9, verdict)
             continue
         worst = max(compared, key=_share)
         tolerance = worst.tolerance
         assert worst.metrics is not None
         assert tolerance is not None
         told = f"{tolerance.rtol:.2g} of max(|expected|, {worst.scale:.3g})" + f" + {tolerance.atol:.2g}" * bool(tolerance.atol)
-        table.add_row(entry, output, str(len(cases)), *_figures(worst.metrics), f"{_share(worst):.2g}", told, verdict)
+        tolerated[entry, output] = f"{told}: {tolerance.reason}"
+        table.add_row(entry, output, str(len(cases)), *_figures(worst.metrics), f"{_share(worst):.2g}", verdict)
     print_table(table)
+    for (entry, output), told in tolerated.items():
+        print_text(f"  tolerated of {entry}, {output}: {told}")
     off = [each for each in found.accuracy if each.verdict == "fail"]
     for each in off[:_MOST_LINES]:
         print_text(f"  {each.entry}, {each.case.name}{', ' * bool(each.output)}{each.output}: {'; '.join(each.faults)}")
@@ -289,3 +294,9 @@ def _print_speeds(speeds: Sequence[Speed]) -> None:
                 f"{rate.value:,.0f} rows/s ({rate.low:,.0f} - {rate.high:,.0f}); launches {launches}; "
                 f"padding {stream.padded_rows} of {rows + stream.padded_rows} rows"
             )
+    for ranked in comparison.ranking(speeds, None):
+        first = ranked.ranks[0]
+        if first.faster_than:
+            print_text(f"in the stream {first.entry} was shown to be faster than {', '.join(first.faster_than)}")
+        elif len(ranked.ranks) > 1:
+            print_text(f"in the stream {first.entry} was fastest, but was not shown to be faster than any other")

@@ -116,7 +116,8 @@ def make_up_inputs(spec: ModelSpec, rows: int, free: Mapping[str, int] | None = 
         for place in np.ndindex(tensor.rows_per_row, *entries.shape[1:]):
             if rows <= 1 << bit:
                 break
-            entries[(slice(place[0], None, tensor.rows_per_row), *place[1:])] = (np.arange(rows) >> bit) & 1
+            index: tuple[slice | int, ...] = (slice(place[0], None, tensor.rows_per_row), *place[1:])
+            entries[index] = (np.arange(rows) >> bit) & 1
             bit += 1
     return inputs
 
@@ -356,7 +357,7 @@ class _Part:
             try:
                 # So that plans are those that ran: costs that change meanwhile may change them for the next request.
                 plan = runner.plan(rows)
-                answers = runner.run({name: _as_dtype(name, request[name], dtype) for name, dtype in wanted.items()})
+                answers = runner.run({name: as_dtype(name, request[name], dtype) for name, dtype in wanted.items()})
             except CoupledRowsError as error:
                 said = self._refusal(rows, error)
                 raise
@@ -584,10 +585,15 @@ def _same_input(one: TensorSpec, two: TensorSpec) -> bool:
     sizes = zip(one.shape, two.shape, strict=True)
     if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
         return False
-    return one.dtype == two.dtype or _same_kind(one.dtype, two.dtype)
+    return one.dtype == two.dtype or same_kind(one.dtype, two.dtype)
 
 
-def _as_dtype(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+def as_dtype(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an input in the dtype that an entry takes: floats are rounded.
+
+    Raises:
+        InputError: integers do not fit.
+    """
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and the answers show it
@@ -611,7 +617,7 @@ def _why_not_comparable(
 
 
 def _why_not_alike(tensor: TensorSpec, expected: np.dtype[Any], got: np.dtype[Any], reference: str, entry: str) -> str:
-    if expected == got or _same_kind(expected, got):
+    if expected == got or same_kind(expected, got):
         return ""
     return f"output {tensor.name!r} has another dtype: {reference} gives {expected}, {entry} gives {got}"
 
@@ -628,7 +634,7 @@ def _why_other_shape(tensor: TensorSpec, expected: Array, got: Array, reference:
     )
 
 
-def _same_kind(one: np.dtype[Any], two: np.dtype[Any]) -> bool:
+def same_kind(one: np.dtype[Any], two: np.dtype[Any]) -> bool:
     """Return whether both are floats of any width, or both complex, or both integers with or both without signs."""
     kinds = ["f" if dtype.kind == "V" and float_info(dtype) is not None else dtype.kind for dtype in (one, two)]
     return kinds[0] == kinds[1] and kinds[0] in "fciu"

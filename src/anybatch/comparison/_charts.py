@@ -58,7 +58,7 @@ def curve_chart(curves: Sequence[Curve], x_label: str, unit: str, label: str) ->
     y = Scale(values, bottom, top)
     for tick in y.ticks(22):
         drawing.add("line", "grid", x1=left, x2=_WIDTH - 6, y1=y(tick), y2=y(tick))
-        drawing.add("text", "tick", x=left - 6, y=y(tick) + 4, text_anchor="end", text=f"{tick:,g}")
+        drawing.add("text", "tick", x=left - 6, y=y(tick) + 4, text_anchor="end", text=_tick(tick))
     drawing.add("line", "axis", x1=left, x2=_WIDTH - 6, y1=bottom, y2=bottom)
     for tick in x.ticks(26):
         if tick == int(tick):
@@ -81,6 +81,14 @@ def curve_chart(curves: Sequence[Curve], x_label: str, unit: str, label: str) ->
         for point in each:
             drawing.add("circle", "touch", cx=x(point.x), cy=y(point.y), r=7, title=point.title)
     return drawing.text()
+
+
+def _tick(number: float) -> str:
+    """Return a number as an axis has it: at most five characters wide."""
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 10 * scale:
+            return f"{number / scale:,g}{letter}"
+    return f"{number:,g}"
 
 
 def swatch(look: int, label: str) -> str:
@@ -138,10 +146,7 @@ def plan_chart(plans: Sequence[Plan], label: str) -> str:
             if wide >= 7 * len(text) + 3 and rows * scale >= 7 * len(text) + 3:
                 drawing.add("text", "inside", x=at + rows * scale / 2, y=baseline, text_anchor="middle", text=text)
             at += wide
-        if not plan.launches:
-            words = "no launch"
-        else:
-            words = f"+{plan.padded_rows:,} padded" if plan.padded_rows else "no padding"
+        words = f"+{plan.padded_rows:,} padded" if plan.padded_rows else "no padding" if plan.launches else "no launch"
         drawing.add("text", "tick", x=(at if plan.launches else left) + 5, y=baseline, text=words)
     return drawing.text()
 
@@ -179,7 +184,7 @@ def _points(places: Sequence[tuple[float, float]]) -> str:
 
 def _add_mark(drawing: Drawing, look: int, x: float, y: float) -> None:
     style = f"mark c{look}"
-    shapes = {
+    shapes: dict[int, list[tuple[float, float]]] = {
         1: [(-3, -3), (3, -3), (3, 3), (-3, 3)],
         2: [(0, -4.2), (4.2, 0), (0, 4.2), (-4.2, 0)],
         3: [(0, -4), (3.8, 3), (-3.8, 3)],

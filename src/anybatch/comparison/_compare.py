@@ -83,12 +83,13 @@ def compare(
     Raises:
         InputError: an argument does not fit: an entry that is named twice, nothing to compare with, sizes below 0, rows that
             are no request to the model, none of them, or tolerances of no output.
-        ModelError: there is no such file.
+        ModelError: there is no such file, or it cannot be read.
         In every case nothing stays open. What goes wrong with an entry is told in the result, not raised; a backend that is
         not installed, too.
     """
     started, created = perf_counter(), now()
     source = find_model(model)
+    model_digest = digest_of(source)
     entries, chosen = _entries(on, reference)
     sizes = None if batch_sizes is None else sorted({check_rows(rows) for rows in batch_sizes})
     if sizes == []:
@@ -134,7 +135,7 @@ def compare(
         verdict="fail" if reasons else "pass",
         reasons=reasons,
         model=describe_model(model),
-        model_digest=digest_of(source),
+        model_digest=model_digest,
         data=told,
         data_rows=data_rows,
         reference=chosen,
@@ -257,13 +258,13 @@ def _reasons(contestants: Sequence[Contestant], reference: str, accuracy: Sequen
                 case = f" at {failure.case}" if failure.case else ""
                 yield f"{name}: {_STAGES[failure.stage]} failed{case}: {failure.error}: {failure.message}"
         mine = [each for each in accuracy if each.entry == name]
+        sent = len({each.case for each in mine})
         for output in dict.fromkeys(each.output for each in mine):
-            cases = [each for each in mine if each.output == output]
-            failed = [each for each in cases if each.verdict == "fail"]
+            failed = [each for each in mine if each.output == output and each.verdict == "fail"]
             if failed:
                 plainest = max(failed, key=lambda each: len(each.faults))  # a fault in a request of one row says least
                 what = f"output {output!r} is off" if output else "there was no answer"
-                where = f"in {len(failed)} of {len(cases)} cases, such as {plainest.case.name}"
+                where = f"in {len(failed)} of {sent} cases, such as {plainest.case.name}"
                 yield f"{name}: {what} {where}: {plainest.faults[0]}"
         compared = any(each.metrics is not None and each.metrics.elements for each in mine)
         if name != reference and contestant.runner is not None and not compared:

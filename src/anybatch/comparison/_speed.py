@@ -25,9 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -37,6 +36,7 @@ from anybatch._planner import Plan
 from anybatch._runner import Runner
 from anybatch._samples import take_rows
 from anybatch._tensors import Array, ModelSpec
+from anybatch.comparison._accuracy import as_dtype, same_kind
 from anybatch.comparison._entries import Contestant
 from anybatch.comparison._results import Interval, Provenance, SizeSpeed, Speed, StreamSpeed
 
@@ -261,23 +261,18 @@ def _case(rows: int) -> str:
 
 
 def _convert(spec: ModelSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the inputs that a spec names, with floats as its floats and integers as its integers.
+    """Return the inputs that a spec names, in its dtypes; what cannot be converted is as it was, and `run` refuses it.
 
     Raises:
-        InputError: one is missing.
+        InputError: one is missing, or integers do not fit.
     """
     if missing := [tensor.name for tensor in spec.inputs if tensor.name not in inputs]:
         raise InputError(f"expected rows for the inputs {[tensor.name for tensor in spec.inputs]}, got none for {missing}")
     arrays = {tensor.name: np.asarray(inputs[tensor.name]) for tensor in spec.inputs}
     for tensor in spec.inputs:
-        array = arrays[tensor.name]
-        if array.dtype != tensor.dtype and _kind(array.dtype) == _kind(tensor.dtype):
-            arrays[tensor.name] = array.astype(tensor.dtype)
+        if same_kind(arrays[tensor.name].dtype, tensor.dtype):
+            arrays[tensor.name] = as_dtype(tensor.name, arrays[tensor.name], tensor.dtype)
     return arrays
-
-
-def _kind(dtype: np.dtype[Any]) -> str:
-    return "f" if dtype == ml_dtypes.bfloat16 else "i" if dtype.kind == "u" else dtype.kind
 
 
 # ---------------------------------------------------------------------------------------------------- figures and intervals

@@ -1110,7 +1110,7 @@ def _check_concurrency(session: Session) -> None:
 
 def _is_dtype(name: str) -> bool:
     try:
-        return np.dtype(getattr(ml_dtypes, name, name)).name == name
+        return str(np.dtype(getattr(ml_dtypes, name, name))) == name
     except TypeError:
         return False
 
