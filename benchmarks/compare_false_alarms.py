@@ -1,6 +1,6 @@
 """How often a comparison blames a right backend, and how often it misses a faulty one.
 
-``python benchmarks/compare_false_alarms.py [--seeds N]``. A model is compared with itself: at other batch sizes, with other
+``python benchmarks/compare_false_alarms.py [--seeds N] [--first N]``. A model is compared with itself: at other sizes, with other
 threads and optimisations, on the simulators, in coarser precisions. A comparison is one model with its own weights and rows,
 at all sizes of `default_cases`. Prints how many failed in an output of floats, the 95 % confidence bound of their rate
 (one-sided, Clopper and Pearson's: three in the number of comparisons where none failed), and the closest call: the largest
@@ -275,8 +275,10 @@ LEVELS: Final = _levels()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="weights and rows of each model")
-    seeds = range(parser.parse_args().seeds)
-    few = range(max(1, len(seeds) // 4))  # simulators compile first
+    parser.add_argument("--first", type=int, default=0, help="the first of these; others give other weights and rows")
+    given = parser.parse_args()
+    seeds = range(given.first, given.first + given.seeds)
+    few = seeds[: max(1, len(seeds) // 4)]  # simulators compile first
     floats = [each for each in made(few) if "float16" not in each[0]]
     as_int8 = [("quantised perceptron", quantised(seed), {}, None, seed) for seed in seeds]
     image_models = light(("squeezenet", "shufflenet", "inception_v1"))
