@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from dataclasses import replace
 
 import jsonschema
@@ -71,6 +72,18 @@ def test_each_property_is_described():
     assert described > 80
 
 
+def test_each_figure_has_its_unit_and_its_provenance():
+    figures = [
+        (name, property_)
+        for each in objects(SCHEMA)
+        for name, property_ in each["properties"].items()
+        if "properties" not in property_ and re.search(r"'integer'|/number'|/interval'", str(property_))
+    ]
+    assert len(figures) > 50
+    for name, property_ in figures:
+        assert property_.keys() >= {"unit", "provenance"}, name
+
+
 def test_a_document_that_lacks_a_field_does_not_fit():
     document = as_document(passing())
     for name in document:
@@ -122,6 +135,17 @@ def test_places_that_cannot_be_written_are_refused_before(tmp_path, name, messag
         with pytest.raises(InputError) as caught:
             refuse(tmp_path / name)
         assert message in str(caught.value)
+
+
+def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(part, target):
+        assert part.read_text(encoding="utf-8").startswith("{")
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    with pytest.raises(InputError, match=r"found\.json: cannot be written: Permission denied"):
+        save(passing(), tmp_path / "found.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_cannot_be_rendered_leaves_what_was_there(tmp_path):

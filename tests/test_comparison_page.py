@@ -10,7 +10,8 @@ from itertools import pairwise
 import pytest
 
 from anybatch.comparison import MODELLED, as_page
-from anybatch.comparison._charts import _tick, curve_chart, distribution_chart, plan_chart
+from anybatch.comparison._charts import LOOKS, Curve, Point, _tick, curve_chart, distribution_chart, plan_chart
+from anybatch.comparison._page import _interval, _rate
 from comparison_samples import HOSTILE, SAMPLES, failing, hostile, many, nothing_compared, passing, plan_of
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -131,6 +132,18 @@ def test_modelled_figures_are_marked_and_apart():
     assert titles
     assert all(data.endswith(MODELLED if "-sim" in data else "measured") for data in titles)
     assert page.text().count(MODELLED) > 10
+    # Each figure of a modelled speed stands in something that is marked so, and says so in words.
+    modelled = replace(passing().speeds[2], entry="cpu-gears", sizes=passing().speeds[2].sizes[3:4])
+    text = as_page(replace(passing(), speeds=(passing().speeds[0], modelled)))
+    size = modelled.sizes[0]
+    places = [inside for data, inside in Page(text).words if _interval(size.p50) in data or _rate(size.rows_per_s) in data]
+    assert len(places) >= 4  # two in the table, two that a mark shows
+    assert all(any(a.get("data-provenance") == "modelled" for _, a in inside) for inside in places)
+    modelled_part = text.partition('<div data-provenance="modelled">')[2].partition("</section>")[0]
+    visible = re.sub("<svg.*?</svg>", "", modelled_part, flags=re.DOTALL)
+    parts = [part for tag in ("table", "figure", "summary") for part in re.findall(f"<{tag}>.*?</{tag}>", visible, re.DOTALL)]
+    assert len(parts) == 2 + 2 + 1
+    assert all(MODELLED in part for part in parts)
     measured = replace(
         passing(),
         entries=passing().entries[:2],
@@ -150,10 +163,10 @@ def test_names_are_escaped():
 
 def test_many_entries_share_no_colour_in_one_chart():
     page = Page(as_page(many()))
-    legends = [
-        data for data, inside in page.words if any("legend" in (a.get("class") or "") for _, a in inside) and "gears-" in data
-    ]
-    assert len({name for data in legends for name in re.findall(r"gears-\d+", data)}) == 100
+    charts = [a["aria-label"] for tag, a, _ in page.tags if tag == "svg" and a.get("aria-label", "").startswith("Latency")]
+    names = [re.findall(r"gears-\d+", label) for label in charts]
+    assert len({name for each in names for name in each}) == sum(map(len, names)) == 100
+    assert max(map(len, names)) == LOOKS
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -172,6 +185,11 @@ def test_bars_of_errors_grow_with_their_counts():
     assert heights[0] > heights[1] > heights[2] > 0
 
 
+def test_bars_beyond_the_tolerance_look_otherwise():
+    drawing = distribution_chart((1, 1, 1, 1, 1, 1, 1, 1), "label")
+    assert re.findall('<rect class="([^"]*)"', drawing) == ["bar"] * 5 + ["bar outside"] * 3
+
+
 def test_plans_are_drawn_to_scale_and_padding_is_hatched():
     padded, exact = plan_of(7, (8,)), plan_of(16, (8,))
     drawing = plan_chart([padded, exact], "label")
@@ -184,5 +202,31 @@ def test_plans_are_drawn_to_scale_and_padding_is_hatched():
 
 
 def test_axis_labels_are_short():
-    numbers = (0.5, 1000, 9_999, 10_000, 100_000, 2e7, 3e10)
-    assert [_tick(number) for number in numbers] == ["0.5", "1,000", "9,999", "10k", "100k", "20M", "30G"]
+    numbers = (0.5, 1000, 9_999, 10_000, 100_000, 1e6, 2e7, 3e10)
+    assert [_tick(number) for number in numbers] == ["0.5", "1,000", "9,999", "10k", "100k", "1M", "20M", "30G"]
+
+
+def curve_of(*sizes):
+    return [Curve("one", 0, tuple(Point(size, 2.0, 1.9, 2.1, 3.0, f"{size} rows") for size in sizes))]
+
+
+def test_sizes_that_lie_close_together_get_equal_steps():
+    drawing = curve_chart(curve_of(1, 15, 16, 17, 63, 64, 65, 1000), "rows", "ms", "label")
+    assert ">rows, not to scale<" in drawing
+    places = [float(place) for place in re.findall(r'<circle class="touch" cx="([\d.]+)"', drawing)]
+    assert len(places) == 8
+    assert [right - left for left, right in pairwise(places)] == pytest.approx([places[1] - places[0]] * 7, abs=0.2)
+    for size in ("1", "15", "16", "17", "63", "64", "65", "1,000"):
+        assert f">{size}</text>" in drawing
+
+
+def test_sizes_that_lie_apart_are_drawn_to_scale():
+    drawing = curve_chart(curve_of(1, 2, 4, 8, 16), "rows", "ms", "label")
+    assert ">rows (log scale)<" in drawing
+    places = [float(place) for place in re.findall(r'<circle class="touch" cx="([\d.]+)"', drawing)]
+    assert [right - left for left, right in pairwise(places)] == pytest.approx([places[1] - places[0]] * 4, abs=0.2)
+    assert ">rows<" in curve_chart(curve_of(1, 2, 4, 8), "rows", "ms", "label")
+
+
+def test_more_sizes_than_steps_have_room_for_stay_to_scale():
+    assert ">rows (log scale)<" in curve_chart(curve_of(*range(1, 201)), "rows", "ms", "label")

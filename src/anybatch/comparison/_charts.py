@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from anybatch._planner import Plan
 from anybatch.comparison._results import BINS
-from anybatch.comparison._svg import Drawing, Scale
+from anybatch.comparison._svg import Drawing, Scale, Steps
 
 # So many curves can be told apart; the style sheet has a colour and dashes for each, and there is a mark for each below.
 LOOKS: Final = 7
 
 _WIDTH: Final = 360.0
+# Marks that are closer to one another cannot be told apart.
+_APART: Final = 9.0
 # More launches than these are drawn as one bar per run of equal ones.
 _MOST_LAUNCHES: Final = 24
 
@@ -53,7 +55,7 @@ def curve_chart(curves: Sequence[Curve], x_label: str, unit: str, label: str) ->
         return ""
     height, left, top, bottom = 236.0, 50.0, 22.0, 196.0
     drawing = Drawing(_WIDTH, height, label)
-    x = Scale([point.x for point in points], left + 4, _WIDTH - 10, from_zero=False)
+    x = _x_axis([point.x for point in points], left + 4, _WIDTH - 10)
     values = [value for point in points for value in (point.low, point.high, point.y, point.beyond) if value is not None]
     y = Scale(values, bottom, top)
     for tick in y.ticks(22):
@@ -65,7 +67,7 @@ def curve_chart(curves: Sequence[Curve], x_label: str, unit: str, label: str) ->
             drawing.add("line", "axis", x1=x(tick), x2=x(tick), y1=bottom, y2=bottom + 4)
             drawing.add("text", "tick", x=x(tick), y=bottom + 16, text_anchor="middle", text=f"{tick:,.0f}")
     drawing.add("text", "tick", x=4, y=11, text=unit + (" (log scale)" if y.log else ""))
-    x_label += " (log scale)" if x.log else ""
+    x_label += ", not to scale" if isinstance(x, Steps) else " (log scale)" if x.log else ""
     drawing.add("text", "tick", x=(left + _WIDTH) / 2, y=height - 6, text_anchor="middle", text=x_label)
     for curve, each in shown:
         upper = [(x(point.x), y(point.high)) for point in each]
@@ -84,11 +86,19 @@ def curve_chart(curves: Sequence[Curve], x_label: str, unit: str, label: str) ->
 
 
 def _tick(number: float) -> str:
-    """Return a number as an axis has it: at most five characters wide."""
-    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= 10 * scale:
+    """Return a number as an axis has it, with about five characters."""
+    for least, scale, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if number >= least:
             return f"{number / scale:,g}{letter}"
     return f"{number:,g}"
+
+
+def _x_axis(values: Sequence[float], begin: float, end: float) -> Scale | Steps:
+    """Return an axis to scale; or one of equal steps where that tells points apart, such as those of 15, 16 and 17 rows."""
+    scale = Scale(values, begin, end, from_zero=False)
+    ordered = sorted(set(values))
+    close = any(scale(right) - scale(left) < _APART for left, right in pairwise(ordered))
+    return Steps(values, begin, end) if close and (end - begin) / len(ordered) >= _APART else scale
 
 
 def swatch(look: int, label: str) -> str:
@@ -128,7 +138,7 @@ def plan_chart(plans: Sequence[Plan], label: str) -> str:
     """Chart the launches of requests to one scale, a line per request; padded rows are hatched."""
     line, bar_height = 24.0, 16.0
     drawing = Drawing(_WIDTH, line * len(plans) + 4, label)
-    left, right = 46.0, _WIDTH - 76
+    left, right = 46.0, _WIDTH - 92
     longest = max((sum(launch.gear for launch in plan.launches) for plan in plans), default=0)
     scale = (right - left) / max(longest, 1)
     for place, plan in enumerate(plans):
@@ -170,7 +180,10 @@ def _bin_names() -> list[str]:
 def _share(share: float) -> str:
     if 0 < share < 0.001:
         return "<0.1%"
-    return "100%" if share == 1 else f"{min(share * 100, 99.9):.3g}%"
+    percent = share * 100
+    if percent < 1 or 99 <= percent < 100:  # neither none nor all
+        return f"{min(percent, 99.9):.1f}%"
+    return f"{percent:.0f}%"
 
 
 def _can_be_drawn(point: Point) -> bool:

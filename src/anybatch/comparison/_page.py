@@ -205,7 +205,7 @@ def _plans(comparison: Comparison) -> Iterator[tuple[tuple[EntryResult, ...], st
     for entries in alike.values():
         yield (
             tuple(entries),
-            plan_chart(entries[0].plans, f"Launches of {', '.join(entry.name for entry in entries)}, to scale"),
+            plan_chart(entries[0].plans, f"Launches of {'; '.join(entry.name for entry in entries)}, to scale"),
         )
 
 
@@ -270,7 +270,7 @@ def _share(worst: Worst | None) -> str:
         share = abs(worst.got - worst.expected) / worst.tolerated if worst.tolerated else math.inf
         if share < 0.001:
             return "<0.1%"
-        return f"{share * 100:.2g}%" if share < 1 else f"{_figure(share)}×" if share < 1e6 else ">10⁶×"
+        return f"{share * 100:.2g}%" if share < 1 else f"{_three_digits(share)}×" if share < 1e6 else ">10⁶×"
     return "not finite"
 
 

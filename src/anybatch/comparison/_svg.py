@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from xml.etree import ElementTree as ET
 
 from anybatch._ticks import linear_ticks, log_ticks
@@ -79,11 +79,37 @@ class Scale:
         powers = [tick for tick in ticks if math.log10(tick) == round(math.log10(tick))] if self.log else []
         if len(powers) >= 3:
             ticks = powers
-        kept: list[float] = []
-        for tick in ticks:
-            if not kept or abs(self(tick) - self(kept[-1])) >= apart:
-                kept.append(tick)
-        return kept
+        return _kept(ticks, self, apart)
+
+
+class Steps:
+    """Numbers to places on an axis that has them side by side, at equal distances, whatever lies between them.
+
+    Args:
+        values: at least one.
+        begin, end: the places of the axis's ends.
+    """
+
+    def __init__(self, values: Sequence[float], begin: float, end: float) -> None:
+        ordered = sorted(set(values))
+        width = (end - begin) / len(ordered)
+        self._places = {value: begin + width * (place + 0.5) for place, value in enumerate(ordered)}
+
+    def __call__(self, value: float) -> float:
+        """Return the place of one of the values."""
+        return self._places[value]
+
+    def ticks(self, apart: float) -> list[float]:
+        """Return as many of the values as have places that are at least so far from one another."""
+        return _kept(self._places, self, apart)
+
+
+def _kept(ticks: Iterable[float], place: Callable[[float], float], apart: float) -> list[float]:
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or abs(place(tick) - place(kept[-1])) >= apart:
+            kept.append(tick)
+    return kept
 
 
 def _short(number: float) -> str:
