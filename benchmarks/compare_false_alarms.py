@@ -1,8 +1,8 @@
 """How often a comparison blames a right backend, and how often it misses a faulty one.
 
-``python benchmarks/compare_false_alarms.py [--seeds N] [--first N]``. A model is compared with itself: at other sizes, with other
-threads and optimisations, on the simulators, in coarser precisions. A comparison is one model with its own weights and rows,
-at all sizes of `default_cases`. Prints how many failed in an output of floats, the 95 % confidence bound of their rate
+``python benchmarks/compare_false_alarms.py [--seeds N] [--first N]``. A model is compared with itself: at other sizes, with
+other threads and optimisations, on the simulators, in coarser precisions. A comparison is one model with its own weights and
+rows, at all sizes of `default_cases`. Prints how many failed in an output of floats, the 95 % confidence bound of their rate
 (one-sided, Clopper and Pearson's: three in the number of comparisons where none failed), and the closest call: the largest
 difference as a share of what was tolerated. Where only class numbers and the like differ, for a value near a threshold, that
 is counted apart.

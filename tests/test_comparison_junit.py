@@ -70,6 +70,12 @@ def test_faults_are_failures_and_exceptions_are_errors():
     assert "\x1b" not in lost.get("message")
 
 
+@pytest.mark.parametrize("created", ["2025-11-22T18:04:18Z", "2025-11-22T18:04:18+00:00"])
+def test_times_of_day_have_no_zone(created):
+    found = suites(replace(passing(), created=created))
+    assert {suite.get("timestamp") for suite in found.values()} == {"2025-11-22T18:04:18"}
+
+
 def test_a_comparison_of_nothing_is_red():
     found = suites(nothing_compared())
     assert next(found["comparison"].iter("failure")).get("message").startswith("nothing was compared")

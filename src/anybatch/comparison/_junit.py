@@ -47,7 +47,9 @@ def as_junit(comparison: Comparison) -> str:
         took = sum(case.seconds or 0.0 for case in cases)
         attributes = {"name": _legal(name), **_counts(cases), "skipped": "0", "time": f"{took:.6f}"}
         if comparison.created:
-            attributes["timestamp"] = _legal(comparison.created).removesuffix("Z")  # its schema knows no time zones
+            attributes["timestamp"] = (
+                _legal(comparison.created).removesuffix("Z").removesuffix("+00:00")
+            )  # its schema knows no time zones
         suite = ET.SubElement(root, "testsuite", attributes)
         if name in by_name:
             _add_properties(suite, by_name[name], comparison)
