@@ -14,6 +14,9 @@ A thread is, for the clock, in one of three states:
 
 running -> waiting -> running around blocking calls; running -> idle by another's patience; idle -> running by a call, or by a
 callback, which may have woken it: then it goes on from the callback's moment.
+
+Report threads poll in real time, so how often they do must not show: a poll that ended in vain is no call that may have woken
+somebody, it took no virtual time where work was still to come, and the next one goes on where it ended.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ class HostThread:
     alive: Callable[[], bool]
     cursor: float
     state: str = "running"
-    pumping: bool = False
+    pumping: bool = False  # in process_report, or there last, and in vain
+    vain: float | None = None  # where its last call, a poll in vain, ended
     wakes: Callable[[], float | None] | None = None  # while waiting: the moment it is let go, once that is known
     beats: int = 0  # signs of life: calls and submissions
     context: Context | None = None
@@ -174,6 +178,7 @@ class Clock:
         """The calling thread begins a call: it waits for the GIL."""
         thread = self.thread()
         thread.beats += 1
+        thread.pumping = False
         if thread.state == "idle":
             thread.cursor = max(thread.cursor, self._last_cursor)
         thread.state = "running"
@@ -181,6 +186,12 @@ class Clock:
         if len(self.threads) > 1:
             thread.cursor = self.gil.free_from(thread.cursor)
         return thread
+
+    def now(self) -> float:
+        """When the calling thread's next call would begin."""
+        thread = self.enter()
+        thread.vain = None
+        return thread.cursor
 
     def catch_up(self, thread: HostThread) -> None:
         """In real-time mode: code of the client's has run, and took the time that it took."""
@@ -208,13 +219,14 @@ class Clock:
 
     def leave(self, thread: HostThread, started: float, *, holds_gil: bool) -> None:
         """The call ends; one that held the GIL pushes whoever runs in the same stretch of virtual time."""
+        if thread.pumping or thread.state == "idle":
+            return  # a poll that found nothing
+        thread.vain = None
         if len(self.threads) > 1:
             if holds_gil and thread.cursor > started:
                 thread.cursor = self.gil.hold(started, thread.cursor)
             elif not holds_gil:
                 thread.cursor = self.gil.free_from(thread.cursor)
-        if thread.state == "idle":
-            return  # a poll that found nothing: no time passed
         self.keep_pace(thread, holds_gil=holds_gil)
         self._last_cursor = thread.cursor
         self._note_time(thread.cursor)
@@ -490,13 +502,23 @@ class Clock:
                 thread.cursor = max(thread.cursor, moment)
 
     def wait_report(self, thread: HostThread, arrival: Callable[[], float | None], timeout_us: float) -> bool:
-        """Block until `arrival()` is a time, driving the streams meanwhile; False when `timeout_us` of virtual time passed."""
+        """Block until `arrival()` is a time, driving the streams meanwhile.
+
+        Returns:
+            False when `timeout_us` of virtual time passed, or of real time while other threads might yet bring earlier work:
+            then the cursor is where it was before the call.
+        """
 
         def arrived() -> bool:
             return arrival() is not None
 
+        host_call_us = self._machine.profile.host_call_us
+        if thread.vain is not None:  # what `enter` made of the time since then is nothing to a poll that goes on
+            thread.cursor = thread.vain + host_call_us
+            thread.vain = None
         if arrived():
             return True
+        before = thread.cursor - host_call_us
         deadline = thread.cursor + timeout_us
         real_left = timeout_us / 1e6
         thread.state = "waiting"
@@ -521,12 +543,13 @@ class Clock:
                     continue
                 if verdict == "late" or not producers or real_left <= 0:
                     if verdict != "late" and producers:
-                        # Somebody may yet come with earlier work: time passes here only as far as it has there.
-                        deadline = min(deadline, max(thread.cursor, *(t.cursor for t in producers)))
-                    if deadline == math.inf:
+                        deadline = before  # somebody may yet come with earlier work
+                    elif deadline == math.inf:
                         self._machine.violate("process_report never returns", "no other thread can launch a callback")
                         deadline = thread.cursor
-                    thread.cursor = max(thread.cursor, deadline)
+                    thread.cursor = deadline
+                    if producers:
+                        thread.vain = deadline
                     return False
                 slice_s = min(real_left, 0.05)
                 self._lock.wait(slice_s)
@@ -534,7 +557,7 @@ class Clock:
         finally:
             self._waiters -= 1
             thread.state = "running"
-            thread.pumping = False
+            thread.pumping = thread.vain is not None
             thread.wakes = None
 
     # Hazards

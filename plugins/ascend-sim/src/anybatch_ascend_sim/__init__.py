@@ -33,7 +33,7 @@ def _say_what_it_is() -> str:
 
 
 class DeviceClock:
-    """The simulator's device clock, as `anybatch.Clock`: how far what was queued so far has come."""
+    """The simulator's device clock, as `anybatch.Clock`: the virtual time of the thread that asks."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class DeviceClock:
         """Return device time in seconds."""
         from acl_sim import testing
 
-        return testing.ledger().device_time_us * 1e-6
+        return testing.now_us() * 1e-6
 
 
 def backend(acl: Callable[[], ModuleType] = _import_simulator) -> AscendBackend:
