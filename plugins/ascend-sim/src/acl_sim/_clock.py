@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 0.1  # real time: how long a waiting thread lets a running one catch up before it counts as idle
 GLANCE_S = 0.0005  # real time: between two glances at threads that may be asleep
+WAKING_S = 0.0001  # real time: how long a thread that was woken gets to start running
 STALL_S = 30.0  # real time: how long a stalled stream waits for somebody to pump its callback
 ENGINES = ("copy_in", "compute", "copy_out")
 
@@ -60,6 +61,7 @@ class HostThread:
     state: str = "running"
     pumping: bool = False  # in process_report, or there last, and in vain
     vain: float | None = None  # where its last call, a poll in vain, ended
+    asleep_at: tuple[int, int] | None = None  # while idle: its frame and instruction there, where it was seen asleep
     wakes: Callable[[], float | None] | None = None  # while waiting: the moment it is let go, once that is known
     beats: int = 0  # signs of life: calls and submissions
     context: Context | None = None
@@ -414,6 +416,7 @@ class Clock:
         self._lock.notify_all()
         patience = STALL_S
         try:
+            self.look_for_the_woken(thread)
             while True:
                 verdict = self.advance(deadline, targets, waiter=thread)
                 if verdict == "done":
@@ -492,7 +495,24 @@ class Clock:
             if asleep or time.monotonic() > patience_ends:
                 for other in behind:
                     other.state = "idle"
+                    other.asleep_at = places.get(other.ident) if asleep and places is not None else None
                 return
+
+    def look_for_the_woken(self, thread: HostThread) -> None:
+        """Give idle threads that something outside acl has woken, this thread perhaps, real time to be seen running again.
+
+        They may be about to submit what comes earlier than whatever this thread is going to wait for.
+        """
+        asleep = [t for t in self._others(thread) if t.state == "idle" and not t.pumping and t.asleep_at is not None]
+        if not asleep or self.pace is not None:
+            return
+        self._lock.wait(WAKING_S)
+        frames = sys._current_frames()
+        for other in asleep:
+            frame = frames.get(other.ident)
+            if other.state == "idle" and frame is not None and (id(frame), frame.f_lasti) != other.asleep_at:
+                other.state = "running"
+                other.cursor = max(other.cursor, self._last_cursor)
 
     def may_be_woken(self, moment: float) -> None:
         """The client's code has run in a callback, at `moment`: it may have woken threads that were idle."""
