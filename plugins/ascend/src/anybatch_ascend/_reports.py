@@ -71,6 +71,7 @@ class Reports:
         self._closing = False
         self._stopping = threading.Event()
         self._subscribed: list[int] = []
+        self._ready = threading.Event()
         self._go = threading.Event()
         self._set_context = acl.function("rt.set_context")
         self._process = acl.function("rt.process_report")
@@ -79,6 +80,7 @@ class Reports:
         self._launch = acl.function("rt.launch_callback")
         self._thread = threading.Thread(target=self._run, name="anybatch-ascend-reports", daemon=True)
         self._thread.start()
+        self._ready.wait()
         try:
             for stream in streams:
                 acl.call("rt.subscribe_report", self._thread.ident, stream)
@@ -174,13 +176,14 @@ class Reports:
             flight.landed.put(None)
 
     def _run(self) -> None:
-        self._go.wait()
-        if self._stopping.is_set():
-            return
         try:
-            code = self._set_context(self._context)  # as the vendor's samples do
+            try:
+                code = self._set_context(self._context)  # as the vendor's samples do
+            finally:
+                self._ready.set()  # from now on nobody's call has to make way for one of this thread
             if code:
                 LOG.warning("%s: acl.rt.set_context failed with status %s in the report thread", self._acl.backend, code)
+            self._go.wait()
             self._process_reports()
         except BaseException as error:
             self._give_up(repr(error))

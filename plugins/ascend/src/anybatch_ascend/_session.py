@@ -47,6 +47,8 @@ _CALLBACK_EVERY: Final = 1
 _EVENTS: Final = "rt.create_event_ex_with_flag"
 _EXIT_WAIT_S: Final = 1.0
 
+_contexts: set[int] = set()  # of the sessions that are open
+
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
@@ -186,6 +188,7 @@ def open_session(acl: Acl, model: Path | bytes, *, device: int, options: Session
     with acl.own_context():
         context = acl.call("rt.create_context", device)
         releases.add("rt.destroy_context", context)
+        _contexts.add(context)
         try:
             loaded = load_model(acl, releases, model, options.load)
             loaded, aipp = find_dynamic_aipp(acl, loaded, options.aipp)
@@ -206,6 +209,7 @@ def open_session(acl: Acl, model: Path | bytes, *, device: int, options: Session
             return session
         except BaseException as error:
             failed = reports.close() if reports is not None else None
+            _contexts.discard(context)
             failed = releases.run() or failed
             if failed is not None:
                 raise failed from error
@@ -303,7 +307,7 @@ class AscendSession:
             try:
                 self._launch(slot, rows, gear)
             finally:
-                if before and before != self._context:
+                if before and before not in _contexts:  # a caller's; that of another session is nothing to the caller
                     self._acl.restore(before)
             return self._collect(slot, rows, gear, out)
         finally:
@@ -340,6 +344,7 @@ class AscendSession:
             # somebody else's by then. With the context goes all that is queued.
             LOG.warning("%s: the memory of a broken session is left to the driver until the process ends", acl.backend)
             self._releases.leave_all_but_the_first()
+        _contexts.discard(self._context)
         failed = self._releases.run() or failed
         if before and before != self._context:
             try:
