@@ -309,6 +309,162 @@ def test_polling_in_vain_does_not_turn_the_clock_back(stream):
     assert start == [1000]
 
 
+def wait_for_polls(count):
+    """Until `process_report` was called that many times more; with short timeouts, most of these calls have ended in vain."""
+    calls = testing.ledger().calls
+    wanted, deadline = calls["acl.rt.process_report"] + count, time.monotonic() + 30
+    while calls["acl.rt.process_report"] < wanted:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def pumps():
+    """Two threads that poll in vain, each subscribed to a stream, and those streams; each call of acl takes 1 us."""
+    testing.reset(device_time="310p")
+    acl.rt.set_device(0)
+    with Pump(timeout=1) as one, Pump(timeout=1) as other:
+        streams = [acl.rt.create_stream()[0] for _ in range(2)]
+        for pump, handle in zip((one, other), streams, strict=True):
+            assert acl.rt.subscribe_report(pump.ident, handle) == 0
+        yield one, other, streams
+        for pump, handle in zip((one, other), streams, strict=True):
+            assert acl.rt.synchronize_stream(handle) == 0
+            assert acl.rt.unsubscribe_report(pump.ident, handle) == 0
+
+
+def test_polls_in_vain_take_no_virtual_time(pumps):
+    one, other, (stream, _) = pumps
+    work(stream, 1000)
+    acl.rt.synchronize_stream(stream)
+    wait_for_polls(10)
+    here = machine()
+    with here.lock:
+        before = {ident: thread.cursor for ident, thread in here.clock.threads.items()}
+        mine, noted, last = testing.now_us(), testing.ledger().device_time_us, here.clock._last_cursor
+    wait_for_polls(30)
+    with here.lock:
+        after = {ident: thread.cursor for ident, thread in here.clock.threads.items()}
+        assert (testing.now_us(), testing.ledger().device_time_us, here.clock._last_cursor) == (mine, noted, last)
+    host_call_us = here.profile.host_call_us
+    assert host_call_us == 1
+    for pump in (one, other):
+        assert abs(after[pump.ident] - before[pump.ident]) <= host_call_us, "that of the poll going on now"
+        assert after[pump.ident] < mine
+
+
+def test_callbacks_run_when_they_are_due_however_often_their_threads_polled_before(pumps):
+    _, _, streams = pumps
+    due, ran = [], []
+    for round_ in range(6):
+        wait_for_polls(5)
+        task = work(streams[round_ % 2], 100.0 + round_)
+        called = threading.Event()
+        acl.rt.launch_callback(lambda told: (ran.append(testing.now_us()), told.set()), called, NO_BLOCK, streams[round_ % 2])
+        assert called.wait(30)
+        acl.rt.synchronize_stream(streams[round_ % 2])
+        due.append(task.end)
+    assert ran == due
+
+
+def test_each_thread_has_its_own_time(stream):
+    begin, done, times = threading.Event(), threading.Event(), []
+
+    def worker():
+        acl.rt.set_device(0)
+        times.append(testing.now_us())
+        begin.wait(30)
+        for _ in range(2):  # the second begins when the other thread, as far as one knows, might still do something before it
+            work(stream, 500)
+        acl.rt.synchronize_stream(stream)
+        times.append(testing.now_us())
+        done.set()
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    begin.set()
+    assert done.wait(30)
+    thread.join(30)
+    times.append(testing.now_us())  # this thread slept meanwhile
+    ahead = work(stream, 500)
+    with machine().lock:
+        machine().clock.advance(targets=[ahead])
+    times.append(testing.now_us())  # nobody has waited for it
+    assert times == [0, 1000, 1000, 1000]
+    assert testing.ledger().device_time_us == 1500
+
+
+def test_the_time_of_a_thread_never_goes_back(stream):
+    """It slept, and stands where the last caller does; then another calls, which is not that far."""
+    other = acl.rt.create_stream()[0]
+    early, late, done = threading.Event(), threading.Event(), threading.Event()
+
+    def is_early():
+        acl.rt.set_device(0)
+        early.wait(30)
+        acl.rt.get_device_count()
+        done.set()
+
+    def is_late():
+        acl.rt.set_device(0)
+        late.wait(30)
+        for _ in range(2):
+            work(other, 500)
+        acl.rt.synchronize_stream(other)
+
+    threads = [threading.Thread(target=target) for target in (is_early, is_late)]
+    for thread in threads:
+        thread.start()
+    late.set()
+    threads[1].join(30)
+    first = testing.now_us()
+    with machine().lock:  # as if nobody had waited for it
+        machine().clock.threads[threads[0].ident].state = "running"
+        machine().clock.threads[me()].state = "idle"
+    early.set()
+    assert done.wait(30)
+    threads[0].join(30)
+    with machine().lock:
+        assert machine().clock._last_cursor == 0
+    assert first == testing.now_us() == 1000
+
+
+def test_a_thread_that_was_woken_is_waited_for():
+    """It was idle, so nobody would wait for it: but whoever begins to wait looks whether it runs again."""
+    tries = []
+    while len(tries) < 5 and 0.0 not in tries:
+        testing.reset(device_time="none")
+        acl.rt.set_device(0)
+        mine, its = (acl.rt.create_stream()[0] for _ in range(2))
+        jobs, tasks = queue.SimpleQueue(), queue.SimpleQueue()
+
+        def worker(jobs=jobs, tasks=tasks, its=its):
+            acl.rt.set_device(0)
+            while jobs.get(timeout=30):
+                acl.rt.get_device_count()
+                tasks.put(work(its, 50.0))
+
+        thread = threading.Thread(target=worker)
+        thread.start()
+        jobs.put(True)
+        tasks.get(timeout=30)
+        for _ in range(2):  # once it counts as idle
+            work(mine, 100.0)
+            acl.rt.synchronize_stream(mine)
+        with machine().lock:
+            assert machine().clock.threads[thread.ident].state == "idle"
+            begun = machine().clock.thread().cursor
+        work(mine, 100.0)
+        jobs.put(True)
+        acl.rt.synchronize_stream(mine)
+        acl.rt.get_device_count()
+        tries.append(tasks.get(timeout=30).issued - begun)
+        jobs.put(False)
+        thread.join(30)
+        acl.rt.synchronize_stream(its)
+    assert 0.0 in tries
+
+
 def test_process_report_times_out_in_device_time(stream):
     acl.rt.subscribe_report(me(), stream)
     assert acl.rt.process_report(100) == 507012

@@ -9,16 +9,19 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import acl_sim
 import anybatch
 from acl_sim import atc, testing
 from anybatch.testing.models import AXIS_MOVES, COUPLED, SEVERAL
 from anybatch_ascend import AscendBackend, _reports
+from anybatch_ascend_sim import backend as ascend_sim
 from ascend_models import AFFINE, RNG, compiled, open_model
 from ascend_spy import Spy
 
@@ -157,6 +160,80 @@ def test_nothing_is_allocated_after_open(backend, callback_every):
     assert set(new) <= queueing | events | waiting | threads
     assert new["acl.mdl.execute_async"] == new["acl.rt.synchronize_stream"] == sum(runner.stats().launches.values())
     assert new["acl.get_recent_err_msg"] <= 4  # once per thread that had no context
+
+
+def times(runner, rows, count=6):
+    """Modelled latencies in us."""
+    found, inputs = [], AFFINE.random_inputs(RNG, rows)
+    for _ in range(count):
+        begun = runner.clock()
+        check(inputs, runner.run(inputs))
+        found.append(round((runner.clock() - begun) * 1e6, 3))
+    return found
+
+
+def wait_for_polls(count):
+    """Until report threads polled that many times more: in real time, and in vain."""
+    calls = testing.ledger().calls
+    wanted, deadline = calls["acl.rt.process_report"] + count, time.monotonic() + PATIENCE_S
+    while calls["acl.rt.process_report"] < wanted:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_sessions_that_are_open_and_not_used_cost_no_time(monkeypatch):
+    monkeypatch.setattr(_reports, "_POLL_MS", 1)
+    model = compiled(AFFINE, GEARS)
+    with open_model(model, backend=ascend_sim()) as alone:
+        expected = {rows: times(alone, rows) for rows in GEARS}  # nothing to zero
+    assert all(len(set(same)) == 1 for same in expected.values())
+    for others in (1, 2):
+        testing.reset()
+        with ExitStack() as stack:
+            for _ in range(others):
+                idle = stack.enter_context(open_model(model, backend=ascend_sim()))
+            used = stack.enter_context(open_model(model, backend=ascend_sim()))
+            times(idle, 1, 1)  # the thread has its context now
+            switch = times(used, 1, 1)[0] - expected[1][0]
+            assert switch == 1, "setting the context, once"
+            for rows, alone_us in expected.items():
+                found = []
+                for _ in alone_us:
+                    wait_for_polls(4)
+                    found += times(used, rows, 1)
+                assert found == alone_us
+
+
+def test_several_sessions_leave_a_thread_the_context_of_another_library(backend):
+    assert acl_sim.rt.set_device(0) == 0
+    theirs = acl_sim.rt.get_context()
+    model = compiled(AFFINE, GEARS)
+    with open_model(model, backend=backend) as one, open_model(model, backend=backend) as other:
+        for runner in (one, other, one):
+            times_called = testing.ledger().calls["acl.rt.set_context"]
+            inputs = AFFINE.random_inputs(RNG, 1)
+            check(inputs, runner.run(inputs))
+            assert acl_sim.rt.get_context() == theirs
+            assert testing.ledger().calls["acl.rt.set_context"] == times_called + 2
+    assert acl_sim.rt.reset_device(0) == 0
+
+
+def test_sessions_do_not_put_back_the_context_of_one_another(backend):
+    model = compiled(AFFINE, GEARS)
+    inputs = AFFINE.random_inputs(RNG, 1)
+    with (
+        open_model(model, backend=backend, callback_every=0) as one,
+        open_model(model, backend=backend, callback_every=0) as other,
+    ):
+        one.run(inputs)
+        before = testing.ledger().calls["acl.rt.set_context"]
+        for _ in range(3):
+            other.run(inputs)
+        assert testing.ledger().calls["acl.rt.set_context"] == before + 1
+        one.run(inputs)
+        assert testing.ledger().calls["acl.rt.set_context"] == before + 2
+        other.close()
+        check(inputs, one.run(inputs))
 
 
 def test_only_real_rows_are_copied(backend, spy):
