@@ -335,6 +335,7 @@ def pumps():
 
 def test_polls_in_vain_take_no_virtual_time(pumps):
     one, other, (stream, _) = pumps
+    wait_for_polls(10)
     work(stream, 1000)
     acl.rt.synchronize_stream(stream)
     wait_for_polls(10)
@@ -350,6 +351,36 @@ def test_polls_in_vain_take_no_virtual_time(pumps):
     assert host_call_us == 1
     for pump in (one, other):
         assert abs(after[pump.ident] - before[pump.ident]) <= host_call_us, "that of the poll going on now"
+
+
+def test_a_poll_goes_on_with_one_in_vain(stream):
+    """However far others have come meanwhile: what a thread behind them launches is not late."""
+    begin, launched, end, ran = threading.Event(), threading.Event(), threading.Event(), []
+
+    def is_behind():
+        acl.rt.set_device(0)
+        begin.wait(30)
+        work(stream, 100)
+        acl.rt.launch_callback(lambda _: ran.append(testing.now_us()), None, NO_BLOCK, stream)
+        launched.set()
+        end.wait(30)
+
+    thread = threading.Thread(target=is_behind)
+    thread.start()
+    assert acl.rt.subscribe_report(me(), stream) == 0
+    here = machine()
+    while len(here.clock.threads) < 2:
+        time.sleep(0.001)
+    assert acl.rt.process_report(1) == 507012
+    begin.set()
+    assert launched.wait(30)
+    with here.lock:  # as if others had waited for this thread, and the last of them had come far
+        here.clock.thread().state = "idle"
+        here.clock._last_cursor = 5000.0
+    assert acl.rt.process_report(1) == 0
+    assert ran == [100]
+    end.set()
+    thread.join(30)
 
 
 def test_callbacks_run_when_they_are_due_however_often_their_threads_polled_before(pumps):

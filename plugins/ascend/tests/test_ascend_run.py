@@ -193,6 +193,7 @@ def test_sessions_that_are_open_and_not_used_cost_no_time(monkeypatch):
             for _ in range(others):
                 idle = stack.enter_context(open_model(model, backend=ascend_sim()))
             used = stack.enter_context(open_model(model, backend=ascend_sim()))
+            testing.ledger().device_time_us += 1e6  # as if another thread had come that far
             times(idle, 1, 1)  # the thread has its context now
             switch = times(used, 1, 1)[0] - expected[1][0]
             assert switch == 1, "setting the context, once"
