@@ -16,6 +16,7 @@ Source: Huawei, AscendCL application development (model execution, dynamic batch
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
 import threading
@@ -122,6 +123,7 @@ class _Slot:
     """Everything one launch needs; see the module.
 
     Attributes:
+        number: its place among the slots.
         stream: its own.
         computed: an event behind its execution, for the next launch to wait for; 0 for an only slot, which needs none.
         landed_event: an event behind all its work, for the report thread's callback; 0 without such a thread.
@@ -132,11 +134,14 @@ class _Slot:
     """
 
     __slots__ = (
-        *("addresses", "computed", "input_set", "inputs", "landed", "landed_event", "output_set", "outputs", "size_bytes"),
-        "stream",
+        *("addresses", "computed", "input_set", "inputs", "landed", "landed_event", "number", "output_set", "outputs"),
+        *("size_bytes", "stream"),
     )
 
-    def __init__(self, acl: Acl, releases: Releases, model: LoadedModel, *, alone: bool, with_reports: bool) -> None:
+    def __init__(
+        self, acl: Acl, releases: Releases, model: LoadedModel, number: int, *, alone: bool, with_reports: bool
+    ) -> None:
+        self.number = number
         self.stream = acl.call("rt.create_stream")
         releases.add("rt.destroy_stream", self.stream)
         self.computed = 0 if alone else _new_event(acl, releases)
@@ -173,6 +178,36 @@ class _Slot:
         self.inputs, self.outputs = tensors[: len(spec.inputs)], tensors[len(spec.inputs) :]
 
 
+class _IdleSlots:
+    """Slots that no launch has. The first of them is taken, so that which one a launch gets does not depend on the order in
+    which those before it ended: what it has to zero there does.
+    """
+
+    def __init__(self, slots: list[_Slot]) -> None:
+        self._slots = slots
+        self._numbers = list(range(len(slots)))  # a heap
+        self._lock = threading.Lock()
+        self._there: SimpleQueue[None] = SimpleQueue()  # an item for each
+        for _ in slots:
+            self._there.put(None)
+
+    def get(self, timeout: float | None = None) -> _Slot:
+        """Take the first one, once there is one.
+
+        Raises:
+            Empty: there was none for that many seconds.
+        """
+        self._there.get(timeout=timeout)
+        with self._lock:
+            return self._slots[heapq.heappop(self._numbers)]
+
+    def put(self, slot: _Slot) -> None:
+        """Give one back."""
+        with self._lock:
+            heapq.heappush(self._numbers, slot.number)
+        self._there.put(None)
+
+
 def open_session(acl: Acl, model: Path | bytes, *, device: int, options: SessionOptions) -> AscendSession:
     """Open a compiled model on a device.
 
@@ -194,7 +229,9 @@ def open_session(acl: Acl, model: Path | bytes, *, device: int, options: Session
             loaded, aipp = find_dynamic_aipp(acl, loaded, options.aipp)
             count = _slots(acl, options)
             with_reports = options.callback_every > 0 and count > 1
-            slots = [_Slot(acl, releases, loaded, alone=count == 1, with_reports=with_reports) for _ in range(count)]
+            slots = [
+                _Slot(acl, releases, loaded, number, alone=count == 1, with_reports=with_reports) for number in range(count)
+            ]
             if aipp is not None:
                 aipp.set_on(acl, loaded.model_id, [slot.input_set for slot in slots])
             spec, sizes, set_gear = _read_spec(acl, loaded, slots[0].input_set, options)
@@ -259,9 +296,7 @@ class AscendSession:
         self._set_gear = set_gear
         self._reports = reports
         self._slots = slots
-        self._idle: SimpleQueue[_Slot] = SimpleQueue()
-        for slot in slots:
-            self._idle.put(slot)
+        self._idle = _IdleSlots(slots)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._last_computed = 0  # the event behind the execution that was queued last
