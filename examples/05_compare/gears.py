@@ -24,12 +24,12 @@ def main() -> int:
         print(reason)
     one, other = found.speeds
     print(f"{one.clock}; times in us")
-    print(f"{'rows':>4}  {one.entry:>22}  {other.entry:>22}  time of the second")
+    print(f"{'rows':>4}  {one.entry:>26}  {other.entry:>26}  time of the second")
     for left, right in zip(one.sizes, other.sizes, strict=True):
-        shown = [f"{size.p50.value * 1e6:8.1f} as {size.plan!s:>10}" for size in (left, right)]
-        print(f"{left.rows:>4}  {shown[0]:>22}  {shown[1]:>22}  {right.p50.value / left.p50.value:>18.0%}")
+        shown = [f"{size.p50.value * 1e6:8.1f} as {size.plan!s:>15}" for size in (left, right)]
+        print(f"{left.rows:>4}  {shown[0]:>26}  {shown[1]:>26}  {right.p50.value / left.p50.value:>18.0%}")
     for entry in found.entries:
-        memory = "" if entry.memory_bytes is None else f", {entry.memory_bytes / 2**20:.1f} MiB on the card"
+        memory = "" if entry.memory_bytes is None else f", {entry.memory_bytes / 1024:.0f} KiB on the card"
         print(f"{entry.name}: {entry.verdict}{memory}")
     return int(found.verdict == "fail")
 
