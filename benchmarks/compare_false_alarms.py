@@ -255,12 +255,12 @@ def onnxruntime(threads: int = 1, level: str = "all", **entry: Any) -> dict[str,
 
 def on_ascend(mode: str, precision: str) -> dict[str, Any]:
     options = {"soc_version": "Ascend310P3", "precision_mode": mode}
-    return {"backend": ascend_sim(), "batch_sizes": GEARS, "precision": precision, "options": options}
+    return {"backend": ascend_sim(), "batch_sizes": GEARS, "computes_in": precision, "options": options}
 
 
 def on_ipu(precision: str, said: str) -> dict[str, Any]:
     options = {"precision": precision, "pad_by": "runtime", "converter_options": {"convert_version": 17}}
-    return {"backend": ipu_sim(), "batch_sizes": [4], "precision": said, "options": options}
+    return {"backend": ipu_sim(), "batch_sizes": [4], "computes_in": said, "options": options}
 
 
 def _levels() -> dict[str, Any]:
@@ -294,8 +294,8 @@ def main() -> int:
         ("ipu-sim, float16", plain, on_ipu("fp16", half), [*floats, *digits()]),
         (
             "int8 with itself, gears",
-            {**plain, "precision": "int8"},
-            onnxruntime(2, batch_sizes=(1,), precision="int8"),
+            {**plain, "computes_in": "int8"},
+            onnxruntime(2, batch_sizes=(1,), computes_in="int8"),
             as_int8,
         ),
         ("float32 with int8", plain, {}, seeds),
@@ -306,12 +306,12 @@ def main() -> int:
         count = Count()
         for each in cases:
             if isinstance(each, int):
-                model = {**onnxruntime(), "model": quantised(each), "precision": "int8"}
+                model = {**onnxruntime(), "model": quantised(each), "computes_in": "int8"}
                 compare(("quantised perceptron", quantised(each, floats=True), {}, None, each), one, model, count)
             else:
                 compare(each, one, other, count)
         table.add_row(title, *figures(count))
-        coarse = not other or other.get("precision", "float32") != "float32"
+        coarse = not other or other.get("computes_in", "float32") != "float32"
         total = totals["all that are coarser" if coarse else "all in float32"]
         total.comparisons += count.comparisons
         total.elements += count.elements

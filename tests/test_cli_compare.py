@@ -59,7 +59,7 @@ def changed(tmp_path):
         ("half=ascend", Entry("ascend", name="half")),
         ("ipu:batch_sizes=8:device=1", Entry("ipu", batch_sizes=[8], device=1)),
         ("a=b=ascend", Entry("ascend", name="a=b")),
-        ("npu:precision=float16:mode=fast", Entry("npu", precision="float16", options={"mode": "fast"})),
+        ("npu:computes_in=float16:precision=fast", Entry("npu", computes_in="float16", options={"precision": "fast"})),
         ('ipu:to={"version": 17}:pad_by=host', Entry("ipu", options={"to": {"version": 17}, "pad_by": "host"})),
         ("ascend:model=C:/models/net.om", Entry("ascend", model="C:/models/net.om")),
         ("ort:x=1:y=a:b", Entry("ort", options={"x": 1, "y": "a:b"})),

@@ -215,7 +215,7 @@ def test_a_planted_fault_is_named(opened, name):
 
 
 def test_an_overflow_of_float16_is_named(opened):
-    contestants = opened(FakeBackend(), FaultyBackend(as_float16), precision="float16")
+    contestants = opened(FakeBackend(), FaultyBackend(as_float16), computes_in="float16")
     inputs = {"x": make_up_inputs(AFFINE.spec, 8)["x"] * np.float32(2e4)}
     found = check(contestants, [8], inputs)
     expected = AFFINE.reference(inputs)["y"]

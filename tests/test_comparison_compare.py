@@ -1,6 +1,7 @@
 """`anybatch.compare` from end to end: verdicts, what becomes of entries that fail, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -9,8 +10,21 @@ import pytest
 from onnx import numpy_helper
 
 import anybatch
-from anybatch import AnyBatch, DeviceError, Entry, Gears, InputError, ModelError, MultipleOf, compare, comparison
+from anybatch import (
+    AnyBatch,
+    DeviceError,
+    Entry,
+    Gears,
+    InputError,
+    ModelError,
+    ModelSpec,
+    MultipleOf,
+    TensorSpec,
+    compare,
+    comparison,
+)
 from anybatch._version import __version__
+from anybatch.comparison._compare import _judge
 from anybatch.testing import FakeBackend
 from anybatch.testing.models import AFFINE, AFFINE_TWIN, COUPLED, SEVERAL, ReferenceModel
 from test_comparison_accuracy import FaultyBackend
@@ -206,6 +220,15 @@ def test_the_first_node_that_is_off_is_named(tmp_path):
     assert divergence.metrics.outside > 0
     assert any(what.startswith("looking for the first node") for what, _ in told)
     assert all(0 <= share <= 1 for _, share in told)
+
+
+def test_integers_that_go_in_do_not_say_how_coarsely_floats_are_computed():
+    spec = ModelSpec((TensorSpec("ids", np.int64, (None, 3)),), (TensorSpec("y", np.float32, (None, 3)),))
+    silent = SimpleNamespace(precision="", runner=SimpleNamespace(spec=spec))
+    right = np.ones((2, 3), np.float32)
+    metrics, tolerance = _judge([silent, silent], right, right * np.float32(1.001))
+    assert tolerance.reason.startswith("float32: ")
+    assert metrics.outside == 6
 
 
 # ----------------------------------------------------------------------------------------------------------------------- data

@@ -31,7 +31,7 @@ from anybatch.comparison._divergence import find_divergence
 from anybatch.comparison._entries import Contestant, Entry, check_names, describe_model
 from anybatch.comparison._results import Accuracy, Case, Comparison, Divergence, Metrics, Speed, Tolerance, Verdict
 from anybatch.comparison._speed import measure_speeds
-from anybatch.comparison._tolerances import Tolerances
+from anybatch.comparison._tolerances import Tolerances, float_info
 
 Inputs: TypeAlias = Mapping[str, Array] | Callable[[ModelSpec], Mapping[str, Array]]
 # What is going on, and the share of it that is done, 0 to 1.
@@ -237,7 +237,8 @@ def _tell(progress: Progress, what: str, line: str) -> None:
 
 def _judge(sides: Sequence[Contestant], expected: Array, got: Array) -> tuple[Metrics, Tolerance]:
     """Hold an inner tensor against the reference's, as outputs are."""
-    floats = [str(tensor.dtype) for side in sides if not side.precision for tensor in _spec(side).inputs]
+    inputs = [tensor.dtype for side in sides if not side.precision for tensor in _spec(side).inputs]
+    floats = [str(dtype) for dtype in inputs if float_info(dtype) is not None]
     (judged,) = compare_arrays({"": expected}, {"": got}, precisions=[*(side.precision for side in sides), *floats])
     assert judged.metrics is not None
     assert judged.tolerance is not None

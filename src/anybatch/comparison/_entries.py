@@ -33,7 +33,7 @@ class Entry:
             the compared model itself.
         device: index of the device, from 0.
         batch_sizes: the batch sizes to compile for; None takes what the model offers.
-        precision: what it computes floats in, as NumPy names it, such as ``"float16"``; empty takes the session's word, and
+        computes_in: what it computes floats in, as NumPy names it, such as ``"float16"``; empty takes the session's word, and
             where it has none, the outputs' dtypes. Tolerances depend on it.
         options: the backend's own options, and `costs`, `policy`, `padding`, `combine`, `adapt`, `explore`, `safety` and
             `independent` as for `anybatch.open`.
@@ -47,7 +47,7 @@ class Entry:
     model: str | os.PathLike[str] | bytes | Any = None
     device: int = 0
     batch_sizes: Sequence[int] | None = None
-    precision: str = ""
+    computes_in: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class Contestant:
     @property
     def precision(self) -> str:
         """What floats are computed in, as the caller or the session says; empty where neither does."""
-        return self.entry.precision or ("" if self.runner is None else self.runner.precision)
+        return self.entry.computes_in or ("" if self.runner is None else self.runner.precision)
 
     @contextmanager
     def watched(self, stage: Stage, case: str = "") -> Iterator[None]:

@@ -76,7 +76,7 @@ def default_tolerance(dtypes: Collection[np.dtype[Any]], precisions: Iterable[st
 
     Args:
         dtypes: of the output, on both sides; and of the model's float inputs, where a side does not say what it computes in.
-        precisions: what the two sides compute in, as `Entry.precision`; empty ones say nothing.
+        precisions: what the two sides compute in, as `Entry.computes_in`; empty ones say nothing.
 
     Raises:
         InputError: a precision is unknown, or there is no dtype.
