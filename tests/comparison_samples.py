@@ -310,8 +310,8 @@ def hostile():
     )
 
 
-def many(count=100):
-    """A hundred entries, a third of which differ."""
+def many(count=30):
+    """Thirty entries, more than one chart can tell apart, a third of which differ."""
     good = passing()
     names = [f"gears-{place:03d}" for place in range(count)]
     return replace(
