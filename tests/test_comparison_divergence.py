@@ -599,7 +599,7 @@ def test_an_entry_with_a_model_of_its_own_is_cut_by_its_own_graph():
 
     cast = chain(20)
     cast.graph.node.insert(7, node("Cast", ["t6"], ["wide"], "cast", to=TensorProto.DOUBLE))
-    cast.graph.node[8].CopyFrom(node("Cos", ["wide"], ["t7"], "n7"))
+    cast.graph.node[8].CopyFrom(node("Tanh", ["wide"], ["t7"], "n7"))
     cast.graph.node[9].CopyFrom(node("Cast", ["t7"], ["narrow"], "cast back", to=FLOAT))
     cast.graph.node.insert(10, node("Sin", ["narrow"], ["t8"], "n8"))
     for left, right in ((None, other), (other, None), (None, cast)):
