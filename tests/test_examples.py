@@ -11,6 +11,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,6 +43,8 @@ NOT_RUN = {
     "python train.py": "needs torch and minutes",
     "python train.py --check": "needs torch and minutes",
 }
+if find_spec("mlperf_loadgen") is None:
+    NOT_RUN["python examples/06_loadgen/scenarios.py"] = "there are no wheels of the load generator for this kind of machine"
 
 
 def install(project, target):
